@@ -1,0 +1,56 @@
+"""What a room asks of its ports. Messages to the other room are actions too; see `message`."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
+from phasewise.core.step import StepPlan
+
+
+class Outcome(IntEnum):
+    """How a request's life ended; INSIDE while it has not."""
+
+    INSIDE = 0
+    FINISHED = 1
+    REJECTED = 2
+    CANCELLED = 3
+    FAILED = 4
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
+    """To the executor: run `plan`, whose `repeat` the mechanism has clamped.
+
+    `decodes` residents take a decode step; together they have `context` tokens computed before the first of them.
+    """
+
+    id: int
+    plan: StepPlan
+    decodes: int
+    context: int
+
+
+class Interrupt(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+    """To the executor: stop what runs on `lane` at its next step boundary."""
+
+    lane: int
+
+
+class Forget(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
+    """To the executor: the request was cancelled between steps; it will not be mentioned again."""
+
+    request: int
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
+    """To the gateway: the request's life is over; `reason` says why if it was not served to its end."""
+
+    request: int
+    outcome: Outcome
+    tokens: int
+    reason: str = ""
+
+
+Action = Run | Interrupt | Forget | Ended | Submit | Cancel | Refused | Finished | Cancelled

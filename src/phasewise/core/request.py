@@ -1,0 +1,18 @@
+"""What a client honestly told us about a request. It does not know how long the answer will be: that is `Truth`."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One request as it arrived.
+
+    `max_tokens` is the client's own cap on output tokens (None: up to the context limit); for a trace request it is the
+    workload's cap and never the true length.
+    """
+
+    id: int
+    arrival_ns: int
+    prompt_tokens: int
+    max_tokens: int | None = None
