@@ -1,1 +1,7 @@
-""""""
+"""What arrives when, how long it is, and the truth that no policy may see. It knows no model, device or policy."""
+
+from phasewise.workload.source import DEFAULT_REQUESTS, builtin_names, load, read_description
+from phasewise.workload.truth import Truth
+from phasewise.workload.workload import Workload
+
+__all__ = ["DEFAULT_REQUESTS", "Truth", "Workload", "builtin_names", "load", "read_description"]

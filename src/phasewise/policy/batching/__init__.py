@@ -1,1 +1,1 @@
-""""""
+"""Batchers: what runs next on one replica."""

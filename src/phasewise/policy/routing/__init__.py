@@ -1,1 +1,1 @@
-""""""
+"""Routers: which replica serves a request."""

@@ -1,0 +1,44 @@
+"""What a loop needs of the world outside. The simulator and the live server each bring their own; the rooms see neither."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from phasewise.core.action import Action, Ended, Forget, Interrupt, Run
+from phasewise.core.event import Event
+
+
+class Clock(Protocol):
+    """Something that knows the time."""
+
+    @property
+    def now_ns(self) -> int: ...
+
+
+class Room(Protocol):
+    """A state machine: one event in, the actions that follow from it out."""
+
+    def on(self, event: Any, now_ns: int) -> Sequence[Action]: ...
+
+
+class Journal(Protocol):
+    """Where a room's events and actions are written down."""
+
+    def take(self, at_ns: int, event: Event, actions: Sequence[Action]) -> None: ...
+
+
+class Executor(Protocol):
+    """What runs the steps of one replica, and answers every `Run` with one `StepDone`."""
+
+    def run(self, action: Run) -> None: ...
+
+    def interrupt(self, action: Interrupt) -> None: ...
+
+    def forget(self, action: Forget) -> None: ...
+
+
+class Gateway(Protocol):
+    """Where clients are: told when a request's life is over."""
+
+    def ended(self, action: Ended) -> None: ...

@@ -1,0 +1,23 @@
+"""Rooms from a resolved deployment. The simulator, the live server and a replay all open them here, and so get the same."""
+
+from __future__ import annotations
+
+from phasewise.control.cluster import ClusterControl
+from phasewise.control.instance import InstanceControl
+from phasewise.core.kv import BlockLedger
+from phasewise.core.spec import Resolved
+from phasewise.policy import catalog
+
+
+def open_cluster(resolved: Resolved) -> ClusterControl:
+    """The cluster room, with a router of its own."""
+    return ClusterControl(catalog.build("router", resolved.deployment.router), len(resolved.replicas))
+
+
+def open_instance(resolved: Resolved, replica: int) -> InstanceControl:
+    """The room of one replica, with a batcher and a ledger of its own."""
+    deployment = resolved.deployment
+    spec = resolved.replicas[replica]
+    batcher = catalog.build("batcher", deployment.batcher)
+    ledger = BlockLedger(spec.blocks, deployment.block_tokens, int(batcher.watermark * spec.blocks))
+    return InstanceControl(batcher, ledger, spec.max_context)

@@ -1,0 +1,115 @@
+"""A request inside a replica, and the groups in which residents decode.
+
+Both are live books kept by the mechanism (`control.instance`); a batcher reads them and never writes. Neither knows of
+time, policies or how long an answer will be.
+"""
+
+from __future__ import annotations
+
+from phasewise.core.errors import PlanError
+
+
+class Resident:
+    """One attempt of one request on one replica, from the queue to its end.
+
+    `known` tokens must be computed before the next one can be emitted: the prompt, and after a preemption the tokens
+    generated until then as well. While it decodes in a cohort, `computed`, `generated` and `blocks` stand as they were
+    when it joined; the cohort's clock says how far it has come since.
+    """
+
+    __slots__ = ("blocks", "cohort", "computed", "epoch", "generated", "grows", "id", "joined", "known", "prompt")
+
+    def __init__(self, id: int, epoch: int, prompt: int) -> None:
+        self.id = id
+        self.epoch = epoch
+        self.prompt = prompt
+        self.known = prompt
+        self.computed = 0
+        self.generated = 0
+        self.blocks = 0
+        self.grows = True
+        self.cohort: Cohort | None = None
+        self.joined = 0
+
+    @property
+    def remaining(self) -> int:
+        """Tokens still to be computed before the next one is emitted."""
+        return self.known - self.computed
+
+
+class Cohort:
+    """A named group of decoding residents, with its sums kept incrementally: a step of all of them costs one addition.
+
+    `count` residents have `context` tokens computed together. `clock` counts the decode steps that the cohort has taken.
+    Each of its residents computes one token a step and so needs a new block every `block_tokens` steps; `_edges` counts
+    them by the phase of the clock at which they do, which makes the blocks needed by the next n steps a closed form.
+    """
+
+    __slots__ = ("_edges", "block_tokens", "clock", "context", "count", "growing", "name")
+
+    def __init__(self, name: str, block_tokens: int) -> None:
+        self.name = name
+        self.block_tokens = block_tokens
+        self.count = 0
+        self.context = 0
+        self.clock = 0
+        self.growing = 0
+        self._edges = [0] * block_tokens
+
+    def join(self, resident: Resident) -> None:
+        """Take in a resident whose known tokens are all computed. One whose blocks reach further already never grows."""
+        size = self.block_tokens
+        computed = resident.computed
+        resident.cohort = self
+        resident.joined = self.clock
+        resident.grows = resident.blocks == -(-computed // size)
+        self.count += 1
+        self.context += computed
+        if resident.grows:
+            self.growing += 1
+            self._edges[(self.clock + 1 - computed) % size] += 1
+
+    def leave(self, resident: Resident) -> None:
+        """Let a resident go, and settle its books: tokens computed and generated, blocks held."""
+        size = self.block_tokens
+        steps = self.clock - resident.joined
+        if resident.grows:
+            self.growing -= 1
+            self._edges[(resident.joined + 1 - resident.computed) % size] -= 1
+        resident.computed += steps
+        resident.generated += steps + 1
+        if resident.grows:
+            resident.blocks = -(-resident.computed // size)
+        resident.cohort = None
+        self.count -= 1
+        self.context -= resident.computed
+
+    def computed(self, resident: Resident) -> int:
+        """Tokens of context that a member has computed by now."""
+        return resident.computed + self.clock - resident.joined
+
+    def crossing(self, step: int) -> int:
+        """Blocks that the members need for exactly their `step`-th step from now, counted from 1."""
+        return self._edges[(self.clock + step) % self.block_tokens]
+
+    def growth(self, steps: int) -> int:
+        """Blocks that the members need for their next `steps` steps."""
+        cycles, rest = divmod(steps, self.block_tokens)
+        total = cycles * self.growing
+        for i in range(self.clock + 1, self.clock + rest + 1):
+            total += self._edges[i % self.block_tokens]
+        return total
+
+    def crosses(self, resident: Resident) -> bool:
+        """Whether the member needs a new block for its next step."""
+        return resident.grows and self.computed(resident) % self.block_tokens == 0
+
+    def check(self, members: list[Resident]) -> None:
+        """Recount everything from the members; PlanError if a sum has drifted. For tests and debugging."""
+        edges = [0] * self.block_tokens
+        for resident in members:
+            if resident.grows:
+                edges[(self.clock + 1 - self.computed(resident)) % self.block_tokens] += 1
+        sums = (len(members), sum(self.computed(r) for r in members), sum(r.grows for r in members))
+        if sums != (self.count, self.context, self.growing) or edges != self._edges:
+            raise PlanError(f"cohort '{self.name}' has drifted from its members")

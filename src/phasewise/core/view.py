@@ -1,0 +1,37 @@
+"""What a policy sees. Read only: `plan` and `route` never change what they are shown; the mechanism does, afterwards."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from phasewise.core.kv import BlockLedger
+from phasewise.core.resident import Cohort, Resident
+from phasewise.core.step import ALL
+
+
+class InstanceState:
+    """The live face of one replica for its own batcher.
+
+    `waiting`: the queue, first come first, the preempted at its front. `running`: residents with blocks, in the order of
+    admission; `prefilling`: those of them with tokens still to compute. `cohorts`: the decoding residents by group.
+    """
+
+    __slots__ = ("cohorts", "free_lanes", "ledger", "max_context", "prefilling", "running", "waiting")
+
+    def __init__(self, ledger: BlockLedger, max_context: int) -> None:
+        self.ledger = ledger
+        self.max_context = max_context
+        self.waiting: deque[Resident] = deque()
+        self.running: dict[int, Resident] = {}
+        self.prefilling: dict[int, Resident] = {}
+        self.cohorts: dict[str, Cohort] = {ALL: Cohort(ALL, ledger.block_tokens)}
+        self.free_lanes: tuple[int, ...] = (0,)
+
+
+class ClusterView:
+    """The fleet as a router sees it: the replicas that may still serve the request at hand, by index."""
+
+    __slots__ = ("replicas",)
+
+    def __init__(self, replicas: tuple[int, ...]) -> None:
+        self.replicas = replicas

@@ -1,0 +1,62 @@
+"""vLLM's v1 scheduler: one token budget for prompts and decodes alike, first come first served.
+
+Follows the published scheduler of vLLM v1. Running requests first, in order of admission, each
+`min(tokens known - computed, budget left)`, a decode being the case of 1; blocks are taken as needed, and where none is
+free the last one running is preempted for recomputation and goes to the front of the queue. Then the queue, unless this
+step preempted. Prefix caching, speculative tokens and encoder inputs are left out.
+
+Two facts keep this short. As in vLLM the budget is at least `max_seqs`, so every decode is always served. And an
+unfinished prompt has used up a step's budget, so nothing was admitted behind it: it is the last one running, and serving
+the decodes first is serving in order.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from phasewise.core.step import Chunk, StepPlan
+from phasewise.core.view import InstanceState
+from phasewise.policy.batching.budget import Budget
+
+
+class VllmV1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Continuous batching with chunked prompts: `token_budget` tokens a step, `max_seqs` requests running."""
+
+    token_budget: Annotated[int, msgspec.Meta(ge=1)] = 2048
+    max_seqs: Annotated[int, msgspec.Meta(ge=1)] = 256
+
+    def __post_init__(self) -> None:
+        if self.token_budget < self.max_seqs:
+            raise ValueError(f"token_budget ({self.token_budget}) must be at least max_seqs ({self.max_seqs})")
+
+    @property
+    def watermark(self) -> float:
+        return 0.0
+
+    def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
+        budget = Budget(state, self.token_budget, self.max_seqs)
+        budget.decode_all()
+        chunks: list[Chunk] = []
+        if state.prefilling:
+            for resident in budget.prefilling():
+                tokens = min(resident.known - resident.computed, budget.tokens)
+                if tokens <= 0:
+                    break
+                if budget.lacks(resident, resident.computed + tokens):
+                    # It is the last one running, so the one to preempt is itself.
+                    budget.evict(resident)
+                    break
+                chunks.append(budget.chunk(resident, resident.computed + tokens, tokens))
+        if state.waiting and not budget.preempted:
+            self._admit(state, budget, chunks)
+        return budget.plans(chunks)
+
+    def _admit(self, state: InstanceState, budget: Budget, chunks: list[Chunk]) -> None:
+        for resident in state.waiting:
+            tokens = min(resident.known, budget.tokens)
+            if tokens <= 0 or budget.seats <= 0 or budget.lacks(resident, tokens):
+                break
+            chunks.append(budget.chunk(resident, tokens, tokens))
+            budget.seats -= 1

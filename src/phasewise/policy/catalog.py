@@ -1,0 +1,92 @@
+"""(role, name) -> class. Adding a policy is one module and one line here; a package may add its own by an entry point.
+
+An entry point of the group `phasewise.policies` is named `role:name` (`batcher:my-batcher`) and points at the class.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import entry_points
+from typing import Any
+
+import msgspec
+
+from phasewise.core.errors import InputError, unknown
+from phasewise.core.spec import PolicySpec
+from phasewise.policy.batching.sarathi import Sarathi
+from phasewise.policy.batching.static import Static
+from phasewise.policy.batching.vllm_v1 import VllmV1
+from phasewise.policy.routing.round_robin import RoundRobin
+
+PAPERS: dict[tuple[str, str], tuple[type, str]] = {
+    ("batcher", "sarathi"): (Sarathi, "Sarathi-Serve (OSDI'24, arXiv 2403.02310)"),
+    ("batcher", "static"): (Static, "FasterTransformer, as pictured in Sarathi-Serve (OSDI'24)"),
+    ("batcher", "vllm-v1"): (VllmV1, "vLLM v1 scheduler (published code)"),
+    ("router", "round-robin"): (RoundRobin, "folklore"),
+}
+
+
+class PolicyInfo(msgspec.Struct, frozen=True):
+    """One line of the catalogue: `parameters` maps each knob to its default."""
+
+    role: str
+    name: str
+    about: str
+    paper: str
+    parameters: dict[str, Any]
+
+
+def _known() -> dict[tuple[str, str], tuple[type, str]]:
+    found = dict(PAPERS)
+    for point in entry_points(group="phasewise.policies"):
+        role, _, name = point.name.partition(":")
+        found[role, name] = (point.load(), f"package {point.dist.name if point.dist else '?'}")
+    return found
+
+
+def _defaults(policy: type) -> dict[str, Any]:
+    if not issubclass(policy, msgspec.Struct):
+        return {}
+    return {f.name: f.default for f in msgspec.structs.fields(policy)}
+
+
+def policies() -> list[PolicyInfo]:
+    """Everything that the catalogue knows, by role and name."""
+    return [
+        PolicyInfo(role, name, (inspect.getdoc(cls) or "").split("\n")[0], paper, _defaults(cls))
+        for (role, name), (cls, paper) in sorted(_known().items())
+    ]
+
+
+def build(role: str, spec: PolicySpec, where: str | None = None) -> Any:
+    """The policy that a spec names, with its parameters checked; InputError names what is wrong and the nearest right."""
+    known = _known()
+    if (role, spec.name) not in known:
+        raise unknown(role, spec.name, (name for r, name in known if r == role), where)
+    cls = known[role, spec.name][0]
+    defaults = _defaults(cls)
+    for key in spec.params:
+        if key not in defaults:
+            if not defaults:
+                raise InputError(f"{role} '{spec.name}' has no parameters, but '{key}' is set", where)
+            raise unknown(f"parameter of {role} '{spec.name}'", key, defaults, where)
+    if not defaults:
+        return cls()
+    try:
+        return msgspec.convert(spec.params, cls, strict=False)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{role} '{spec.name}': {_plain(str(error))}", where) from None
+
+
+def resolved(role: str, spec: PolicySpec, where: str | None = None) -> PolicySpec:
+    """The same spec with every parameter written out."""
+    policy = build(role, spec, where)
+    if not isinstance(policy, msgspec.Struct):
+        return PolicySpec(spec.name)
+    return PolicySpec(spec.name, msgspec.structs.asdict(policy))
+
+
+def _plain(text: str) -> str:
+    """msgspec's "Expected `int` >= 1 - at `$.max_seqs`", with the parameter first."""
+    what, _, path = text.partition(" - at `$.")
+    return f"{path.rstrip('`')}: {what[0].lower()}{what[1:]}" if path else what

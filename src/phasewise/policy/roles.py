@@ -1,0 +1,30 @@
+"""The roles: one verb each. A policy is told what it needs, decides, and changes nothing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from phasewise.core.request import Request
+from phasewise.core.step import StepPlan
+from phasewise.core.view import ClusterView, InstanceState
+
+
+class Batcher(Protocol):
+    """What runs next on the free lanes of one replica."""
+
+    @property
+    def watermark(self) -> float:
+        """Share of the blocks that an admission leaves free; it bounds the longest context that can be served."""
+        ...
+
+    def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
+        """One plan for each lane that should run; `()` waits until something changes."""
+        ...
+
+
+class Router(Protocol):
+    """Which replica serves a request."""
+
+    def route(self, request: Request, cluster: ClusterView) -> int:
+        """One of `cluster.replicas`."""
+        ...

@@ -1,0 +1,166 @@
+"""Columns of a run: what metrics and figures read instead of events. A pure function of each room's events and actions.
+
+`requests` has one row per request, `steps` one per affine piece of a run, `spans` one per stay of a request on a replica,
+from its first chunk to its end, its preemption or its cancellation. A span over steps *is* the token times: its first
+token is out at the end of row `first_token`, and one more at the end of every decode iteration after it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phasewise.core.action import Action, Ended, Forget, Outcome, Run
+from phasewise.core.event import Arrived, StepDone
+from phasewise.core.step import Chunk, Piece, total_ns
+
+Record = tuple[int, Any, Sequence[Action]]
+"""`(at_ns, event, actions)`: one line of a room's log."""
+
+REQUESTS = np.dtype(
+    [("request", "<i4"), ("arrival_ns", "<i8"), ("end_ns", "<i8"), ("prompt", "<i4"), ("tokens", "<i4"), ("outcome", "u1")]
+)
+"""`tokens` is output tokens; `end_ns` is when the cluster learned of the end (-1: inside)."""
+
+STEPS = np.dtype(
+    [
+        ("start_ns", "<i8"),
+        ("end_ns", "<i8"),
+        ("slope_ns", "<f8"),
+        ("steps", "<i4"),
+        ("decodes", "<i4"),
+        ("prefill", "<i4"),
+        ("lane", "<i2"),
+    ]
+)
+"""`steps` iterations from start to end, each `slope_ns` longer than the one before; `decodes` and `prefill` tokens in each."""
+
+SPANS = np.dtype(
+    [("request", "<i4"), ("first_chunk", "<i4"), ("first_token", "<i4"), ("last", "<i4"), ("tokens", "<i4"), ("left", "u1")]
+)
+"""Rows of `steps` by index in the replica (-1: no token yet); `left` is how the stay ended."""
+
+FINISHED, PREEMPTED, CANCELLED, STILL = range(4)
+"""Values of `left`."""
+
+_REQUEST = struct.Struct("<iqqiiB").pack
+_STEP = struct.Struct("<qqdiiih").pack
+_SPAN = struct.Struct("<iiiiiB").pack
+
+
+class ClusterColumns:
+    """Folds the cluster room's log into `requests`."""
+
+    def __init__(self) -> None:
+        self._rows = bytearray()
+        self._open: dict[int, tuple[int, int]] = {}
+
+    def fold(self, records: Iterable[Record]) -> None:
+        for at_ns, event, actions in records:
+            if type(event) is Arrived:
+                request = event.request
+                self._open[request.id] = (request.arrival_ns, request.prompt_tokens)
+            for action in actions:
+                if type(action) is Ended:
+                    arrival, prompt = self._open.pop(action.request)
+                    self._rows += _REQUEST(action.request, arrival, at_ns, prompt, action.tokens, action.outcome)
+
+    def table(self) -> NDArray[Any]:
+        """The rows so far, sorted by request; those not over yet are INSIDE."""
+        inside = b"".join(_REQUEST(r, a, -1, p, 0, Outcome.INSIDE) for r, (a, p) in self._open.items())
+        rows = np.frombuffer(bytes(self._rows) + inside, REQUESTS)
+        return rows[np.argsort(rows["request"], kind="stable")]
+
+
+class InstanceColumns:
+    """Folds one instance room's log into `steps` and `spans`."""
+
+    def __init__(self) -> None:
+        self._steps = bytearray()
+        self._spans = bytearray()
+        self._row = 0
+        self._runs: dict[int, tuple[int, Run]] = {}
+        # cohort -> [decode iterations so far, row of the last one]
+        self._clocks: dict[str, list[int]] = {}
+        # request -> [row of the first chunk, row of the first token, the cohort's iterations then, its clock]
+        self._open: dict[int, tuple[int, int, int, list[int]]] = {}
+
+    def fold(self, records: Iterable[Record]) -> None:
+        for at_ns, event, actions in records:
+            if type(event) is StepDone:
+                self._done(event, at_ns)
+            for action in actions:
+                kind = type(action)
+                if kind is Run:
+                    plan = action.plan  # type: ignore[union-attr]
+                    self._runs[plan.lane] = (at_ns, action)  # type: ignore[assignment]
+                    for request in plan.preempt:
+                        self._close(request, PREEMPTED)
+                elif kind is Forget and action.request in self._open:  # type: ignore[union-attr]
+                    self._close(action.request, CANCELLED)  # type: ignore[union-attr]
+
+    def tables(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """`steps` and `spans` so far; stays that are not over are STILL."""
+        still = b"".join(self._span(request, stay, STILL) for request, stay in self._open.items())
+        return np.frombuffer(bytes(self._steps), STEPS), np.frombuffer(bytes(self._spans) + still, SPANS)
+
+    def _done(self, event: StepDone, at_ns: int) -> None:
+        start, run = self._runs.pop(event.lane)
+        plan = run.plan
+        prefill = 0
+        for chunk in plan.chunks:
+            prefill += chunk.tokens
+        pieces = event.pieces
+        if len(pieces) == 1:
+            _, slope, steps = pieces[0]
+            self._steps += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
+        else:
+            steps = self._several(start, run, pieces, prefill, at_ns)
+        row = self._row
+        for name in plan.cohorts:
+            clock = self._clocks[name]
+            clock[0] += steps
+            clock[1] = row
+        if plan.chunks:
+            self._chunks(plan.chunks, row)
+        for request in event.ended:
+            first_chunk, first_token, since, clock = self._open.pop(request)
+            self._spans += _SPAN(request, first_chunk, first_token, row, 1 + clock[0] - since, FINISHED)
+        self._row = row + 1
+
+    def _several(self, start: int, run: Run, pieces: tuple[Piece, ...], prefill: int, at_ns: int) -> int:
+        spent = 0.0
+        steps = 0
+        begun = start
+        for i, piece in enumerate(pieces):
+            spent += total_ns(piece, piece[2])
+            steps += piece[2]
+            end = at_ns if i == len(pieces) - 1 else begun + int(spent + 0.5)
+            self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, prefill, run.plan.lane)
+            start = end
+        self._row += len(pieces) - 1
+        return steps
+
+    def _chunks(self, chunks: Sequence[Chunk], row: int) -> None:
+        for chunk in chunks:
+            request = chunk.request
+            stay = self._open.get(request)
+            if chunk.joins is None:
+                if stay is None:
+                    self._open[request] = (row, -1, 0, [0, -1])
+                continue
+            clock = self._clocks.setdefault(chunk.joins, [0, -1])
+            self._open[request] = (row if stay is None else stay[0], row, clock[0], clock)
+
+    def _close(self, request: int, left: int) -> None:
+        self._spans += self._span(request, self._open.pop(request), left)
+
+    def _span(self, request: int, stay: tuple[int, int, int, list[int]], left: int) -> bytes:
+        first_chunk, first_token, since, clock = stay
+        if first_token < 0:
+            return _SPAN(request, first_chunk, -1, -1, 0, left)
+        return _SPAN(request, first_chunk, first_token, max(first_token, clock[1]), 1 + clock[0] - since, left)

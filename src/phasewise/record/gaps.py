@@ -1,0 +1,166 @@
+"""Times between tokens of one request, pooled over a run, in closed form: no token time is ever written out.
+
+Within a leap all residents' gaps are one arithmetic progression, so a run's gaps are a mixture of progressions with
+weights. Percentiles of the mixture are exact (inverted distribution function: the smallest gap that at least the share q
+of all gaps does not exceed) at the cost of sorting rows, not tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phasewise.record.columns import PREEMPTED
+
+Floats = NDArray[np.float64]
+
+
+class Mixture:
+    """Values `low + i * slope`, i < `count`, each weighing `weight`; one entry a progression."""
+
+    def __init__(self, low: Floats, slope: Floats, count: NDArray[np.int64], weight: NDArray[np.int64]) -> None:
+        keep = (count > 0) & (weight > 0)
+        self.low, self.slope, self.count, self.weight = low[keep], slope[keep], count[keep], weight[keep]
+        self.high = self.low + self.slope * (self.count - 1)
+        self.total = int((self.count * self.weight).sum())
+
+    @staticmethod
+    def pooled(parts: Sequence[Mixture]) -> Mixture:
+        """All values of several mixtures together."""
+        return Mixture(
+            *(np.concatenate([getattr(p, f) for p in parts]) for f in ("low", "slope", "count", "weight"))
+        )
+
+    @property
+    def mean(self) -> float:
+        """Weighted mean of all values; nan if there are none."""
+        if not self.total:
+            return float("nan")
+        sums = self.count * self.low + self.slope * (self.count * (self.count - 1) / 2)
+        return float((sums * self.weight).sum() / self.total)
+
+    def quantiles(self, shares: Sequence[float]) -> list[float]:
+        """The value at each share of the weight, exactly; nan if there are none."""
+        if not self.total:
+            return [float("nan")] * len(shares)
+        mass = self.count * self.weight
+        by_low, by_high = np.argsort(self.low), np.argsort(self.high)
+        low, high = self.low[by_low], self.high[by_high]
+        # At most so much weight lies at or below a low end, at least so much at or below a high end.
+        most, least = np.cumsum(mass[by_low]), np.cumsum(mass[by_high])
+        found = []
+        for share in shares:
+            rank = max(1, int(np.ceil(share * self.total - 1e-9)))
+            floor = float(low[np.searchsorted(most, rank)])
+            ceiling = float(high[np.searchsorted(least, rank)])
+            found.append(self._between(floor, ceiling, rank, mass))
+        return found
+
+    def _between(self, floor: float, ceiling: float, rank: int, mass: NDArray[np.int64]) -> float:
+        """The value of a rank that is known to lie between two values: only progressions that reach in are written out."""
+        below = int(mass[self.high < floor].sum())
+        reach = np.flatnonzero((self.high >= floor) & (self.low <= ceiling))
+        count = self.count[reach]
+        starts = np.cumsum(count) - count
+        index = np.arange(int(count.sum())) - np.repeat(starts, count)
+        values = np.repeat(self.low[reach], count) + index * np.repeat(self.slope[reach], count)
+        weights = np.repeat(self.weight[reach], count)
+        order = np.argsort(values)
+        at = np.searchsorted(below + np.cumsum(weights[order]), rank)
+        return float(values[order[min(at, len(order) - 1)]])
+
+
+class Iterations:
+    """The decode iterations of one replica: where each row's first one ends, and which rows have any."""
+
+    def __init__(self, steps: NDArray[Any]) -> None:
+        n = steps["steps"].astype(np.int64)
+        self.slope: Floats = steps["slope_ns"]
+        self.end_ns = steps["end_ns"]
+        spent = self.end_ns - steps["start_ns"]
+        self.first_ns: Floats = (spent - self.slope * (n * (n - 1) / 2)) / n
+        self.first_end_ns: Floats = steps["start_ns"] + self.first_ns
+        self.rows = np.flatnonzero(steps["decodes"] > 0)
+        self.steps = n
+        self.decodes = steps["decodes"].astype(np.int64)
+        done = np.zeros(len(steps) + 1, np.int64)
+        np.cumsum(np.where(steps["decodes"] > 0, n, 0), out=done[1:])
+        self.done_after = done[1:]
+
+    def next_row(self, row: NDArray[Any]) -> NDArray[np.int64]:
+        """Index into `rows` of the first row with decodes after each given row."""
+        return np.searchsorted(self.rows, row, side="right")
+
+
+def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
+    """All gaps between consecutive tokens of one request on one replica, in nanoseconds.
+
+    Three kinds: a request's first gap, from the end of the row of its first token to its first decode; the gap to a row's
+    first iteration, for all who were decoding before; and the gaps inside a leap. A preempted request's gap spans its stay
+    in the queue and its recomputation.
+    """
+    rows = it.rows
+    fresh = spans[spans["tokens"] > 1]
+    joined = it.next_row(fresh["first_token"])
+    first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh["first_token"]]
+    veterans = it.decodes[rows] - np.bincount(joined, minlength=len(rows))
+    between = it.first_end_ns[rows]
+    between[1:] -= it.end_ns[rows[:-1]]
+    points = np.concatenate([first_gaps, between, _resumptions(it, spans)])
+    weights = np.ones(len(points), np.int64)
+    weights[len(first_gaps) : len(first_gaps) + len(rows)] = veterans
+    leaps = rows[it.steps[rows] > 1]
+    return Mixture(
+        np.concatenate([points, it.first_ns[leaps] + it.slope[leaps]]),
+        np.concatenate([np.zeros(len(points)), it.slope[leaps]]),
+        np.concatenate([np.ones(len(points), np.int64), it.steps[leaps] - 1]),
+        np.concatenate([weights, it.decodes[leaps]]),
+    )
+
+
+def _resumptions(it: Iterations, spans: NDArray[Any]) -> Floats:
+    """From the last token before a preemption to the first one after it."""
+    if not (spans["left"] == PREEMPTED).any():
+        return np.empty(0)
+    stays = spans[spans["tokens"] > 0]
+    stays = stays[np.argsort(stays["request"], kind="stable")]
+    again = np.flatnonzero(stays["request"][1:] == stays["request"][:-1])
+    return (it.end_ns[stays["first_token"][again + 1]] - it.end_ns[stays["last"][again]]).astype(np.float64)
+
+
+def latest_tokens(it: Iterations, spans: NDArray[Any], delivered: NDArray[np.int64], tpot_ns: float) -> Floats:
+    """For each span, the largest `t_i - i * tpot_ns` of its tokens, token i of the request being out at `t_i`.
+
+    `delivered` counts the request's tokens before the span; spans without a token give -inf. Between the ends of a row the
+    quantity is convex in i (steps only get longer), so a row's two ends and a range maximum over rows suffice.
+    """
+    rows = it.rows
+    steps = it.steps[rows]
+    done = it.done_after[rows]
+    lateness = np.maximum(it.first_end_ns[rows] - (done - steps + 1) * tpot_ns, it.end_ns[rows] - done * tpot_ns)
+    out = np.full(len(spans), -np.inf)
+    some = np.flatnonzero(spans["tokens"] > 0)
+    first = spans["first_token"][some]
+    before = it.done_after[first] - delivered[some]
+    out[some] = it.end_ns[first] - delivered[some] * tpot_ns
+    many = spans["tokens"][some] > 1
+    begin = it.next_row(first[many])
+    end = it.next_row(spans["last"][some][many])
+    out[some[many]] = np.maximum(out[some[many]], _range_max(lateness, begin, end) + before[many] * tpot_ns)
+    return out
+
+
+def _range_max(values: Floats, begin: NDArray[Any], end: NDArray[Any]) -> Floats:
+    """Maximum of `values[begin:end]` for each pair, by doubling (a sparse table, one level at a time)."""
+    out = np.full(len(begin), -np.inf)
+    length = end - begin
+    level, width = values, 1
+    while len(begin) and width <= int(length.max()):
+        fits = (length >= width) & (length < 2 * width)
+        out[fits] = np.maximum(level[begin[fits]], level[end[fits] - width])
+        level = np.maximum(level[:-width], level[width:]) if len(level) > width else level[:0]
+        width *= 2
+    return out

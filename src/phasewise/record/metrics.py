@@ -1,0 +1,213 @@
+"""The scores of a run: pure functions of its columns. They cannot tell a simulation from a live run.
+
+Definitions, once. A percentile is the smallest sample that at least that share of the samples does not exceed. `delay` is
+arrival to first scheduled chunk; TTFT arrival to first token; TPOT a request's mean gap between tokens; TBT a single gap,
+pooled over all tokens; E2E arrival to last token. Latencies are of requests that finished. Throughput is output tokens over
+(last token - first arrival).
+
+The published systems score themselves differently; each scorer below is one of them, and they never share a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phasewise.core.action import Outcome
+from phasewise.core.spec import Slo
+from phasewise.core.units import NS_PER_S
+from phasewise.record.columns import PREEMPTED
+from phasewise.record.gaps import Iterations, Mixture, latest_tokens, token_gaps
+from phasewise.record.runlog import Header, Tables
+
+Floats = NDArray[np.float64]
+SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+
+
+class Scored:
+    """What every scorer reads, worked out once: each request's instants, and the pooled gaps.
+
+    `requests` are the rows of the requests that finished; `delay_s, ttft_s, e2e_s, tpot_s` are theirs (TPOT: nan for an
+    answer of one token). Seconds.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self.iterations = [Iterations(s) for s in tables.steps]
+        self.spans = _merge(tables.spans)
+        replica = np.repeat(np.arange(len(tables.spans)), [len(s) for s in tables.spans])
+        order = np.argsort(self.spans["request"], kind="stable")
+        self._order, self._replica = order, replica
+        everyone = tables.requests
+        size = int(everyone["request"].max()) + 1 if len(everyone) else 0
+        self._first_chunk = np.full(size, -1, np.int64)
+        self._first_token = np.full(size, -1, np.int64)
+        self._last_token = np.full(size, -1, np.int64)
+        self._place()
+        self.finished = everyone["outcome"] == Outcome.FINISHED
+        self.requests = done = everyone[self.finished]
+        ids = done["request"]
+        self.delay_s = (self._first_chunk[ids] - done["arrival_ns"]) / NS_PER_S
+        self.ttft_s = (self._first_token[ids] - done["arrival_ns"]) / NS_PER_S
+        self.e2e_s = (self._last_token[ids] - done["arrival_ns"]) / NS_PER_S
+        gaps = done["tokens"] - 1
+        self.tpot_s = np.full(len(done), np.nan)
+        np.divide((self._last_token - self._first_token)[ids] / NS_PER_S, gaps, out=self.tpot_s, where=gaps > 0)
+        pairs = zip(self.iterations, tables.spans, strict=True)
+        self.gaps_ns = Mixture.pooled([token_gaps(it, spans) for it, spans in pairs])
+        self.last_token_ns = int(self._last_token.max(initial=-1))
+
+    def _place(self) -> None:
+        """The instants of each request, from its spans in order: the first chunk and token of all, the last token of all."""
+        starts, ends, lasts = [], [], []
+        for steps, spans in zip(self.tables.steps, self.tables.spans, strict=True):
+            starts.append(steps["start_ns"][spans["first_chunk"]])
+            some = spans["tokens"] > 0
+            ends.append(np.where(some, steps["end_ns"][spans["first_token"]], -1) if len(steps) else some[:0])
+            lasts.append(np.where(some, steps["end_ns"][spans["last"]], -1) if len(steps) else some[:0])
+        start, end, last = (np.concatenate(x)[self._order] for x in (starts, ends, lasts))
+        request = self.spans["request"][self._order]
+        # Written in reverse, the first span of a request has the final word; forwards, the last one has.
+        self._first_chunk[request[::-1]] = start[::-1]
+        token = end >= 0
+        self._first_token[request[token][::-1]] = end[token][::-1]
+        self._last_token[request[token]] = last[token]
+
+    def latest_ns(self, tpot_ns: float) -> Floats:
+        """For each finished request, the largest `t_i - i * tpot_ns` over its tokens."""
+        delivered = self._delivered()
+        out = np.full(len(self._first_token), -np.inf)
+        for i, (it, spans) in enumerate(zip(self.iterations, self.tables.spans, strict=True)):
+            np.maximum.at(out, spans["request"], latest_tokens(it, spans, delivered[self._replica == i], tpot_ns))
+        return out[self.requests["request"]]
+
+    def _delivered(self) -> NDArray[np.int64]:
+        """Tokens that each span's request had been given before it, in the order of `spans`."""
+        tokens = self.spans["tokens"][self._order].astype(np.int64)
+        request = self.spans["request"][self._order]
+        before = np.cumsum(tokens) - tokens
+        head = np.ones(len(request), bool)
+        head[1:] = request[1:] != request[:-1]
+        before -= np.maximum.accumulate(np.where(head, before, 0))
+        out = np.empty(len(tokens), np.int64)
+        out[self._order] = before
+        return out
+
+
+def quantile(values: Floats, share: float) -> float:
+    """The smallest value that at least `share` of the values do not exceed; nan of none."""
+    if not len(values):
+        return float("nan")
+    k = max(0, int(np.ceil(share * len(values) - 1e-9)) - 1)
+    return float(np.partition(values, k)[k])
+
+
+def distribution(values: Floats) -> dict[str, float | None]:
+    """Mean and percentiles, nan left out of both; None where there is nothing to tell."""
+    values = np.sort(values[~np.isnan(values)])
+    if not len(values):
+        return {"mean": None, **dict.fromkeys(SHARES)}
+    ranks = {name: max(0, int(np.ceil(q * len(values) - 1e-9)) - 1) for name, q in SHARES.items()}
+    return {"mean": float(values.mean()), **{name: float(values[k]) for name, k in ranks.items()}}
+
+
+def pooled_tbt(scored: Scored) -> dict[str, float | None]:
+    """Sarathi-Serve (OSDI'24, section 5): TBT over all token gaps of all requests, and the median scheduling delay."""
+    p99 = scored.gaps_ns.quantiles([0.99])[0]
+    return {"tbt_p99_s": _number(p99 / NS_PER_S), "delay_p50_s": _number(quantile(scored.delay_s, 0.5))}
+
+
+def joint_attainment(scored: Scored, slo: Slo) -> dict[str, float | None]:
+    """DistServe (OSDI'24, section 2): the share of requests whose TTFT and mean TPOT are both within the objectives.
+
+    Of all requests that were not cancelled; one that was rejected or failed attains nothing. A one-token answer has no TPOT.
+    """
+    total = int((scored.tables.requests["outcome"] != Outcome.CANCELLED).sum())
+    if not total:
+        return {"ttft": None, "tpot": None, "joint": None}
+    ttft = scored.ttft_s <= (np.inf if slo.ttft_s is None else slo.ttft_s)
+    tpot = ~(scored.tpot_s > (np.inf if slo.tpot_s is None else slo.tpot_s))
+    return {name: int(ok.sum()) / total for name, ok in (("ttft", ttft), ("tpot", tpot), ("joint", ttft & tpot))}
+
+
+def slowdown(scored: Scored, header: Header) -> dict[str, dict[str, float | None]]:
+    """Splitwise (ISCA'24, section 6): TTFT, TBT and E2E over those of the same request alone on an idle replica.
+
+    TBT is the request's mean, as there. The reference is `header.reference_*`: the whole prompt in one step, then lone
+    decodes over the growing context; E2E of the reference is TTFT + TBT x (tokens - 1).
+    """
+    grid = np.array(header.reference_ttft, dtype=np.float64).reshape(-1, 2)
+    if not len(grid):
+        return {}
+    prompt, tokens = scored.requests["prompt"], scored.requests["tokens"]
+    base, per_token = header.reference_decode
+    ttft = np.interp(prompt, grid[:, 0], grid[:, 1]) / NS_PER_S
+    tbt = (base + per_token * (prompt + (tokens - 2) / 2)) / NS_PER_S
+    e2e = ttft + tbt * (tokens - 1)
+    pairs = (("ttft", scored.ttft_s, ttft), ("tbt", scored.tpot_s, tbt), ("e2e", scored.e2e_s, e2e))
+    return {name: distribution(seen / alone) for name, seen, alone in pairs}
+
+
+def token_deadlines(scored: Scored, slo: Slo) -> dict[str, float | None]:
+    """PolyServe (section on DSLO): the share of requests all of whose tokens i are out by arrival + TTFT + i x TPOT.
+
+    Cumulative: a slow step may be repaid by fast ones. Counted over the same requests as `joint_attainment`. None unless
+    both objectives are set.
+    """
+    total = int((scored.tables.requests["outcome"] != Outcome.CANCELLED).sum())
+    if slo.ttft_s is None or slo.tpot_s is None or not total:
+        return {"attained": None}
+    latest = scored.latest_ns(slo.tpot_s * NS_PER_S)
+    due = scored.requests["arrival_ns"] + slo.ttft_s * NS_PER_S
+    return {"attained": int((latest <= due).sum()) / total}
+
+
+def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
+    """Everything that a run is summed up to, but for how long the machine took; see `docs/guide/summary.md`."""
+    scored = Scored(tables)
+    requests = tables.requests
+    counts = np.bincount(requests["outcome"], minlength=len(Outcome))
+    steps = _merge(tables.steps)
+    spans = scored.spans
+    first = int(requests["arrival_ns"].min()) if len(requests) else 0
+    last = max((int(s["end_ns"].max()) for s in tables.steps if len(s)), default=first)
+    tokens_out = int(spans["tokens"].sum())
+    busy_s = (scored.last_token_ns - first) / NS_PER_S
+    slo = header.resolved.deployment.slo
+    tbt = dict(zip(SHARES, scored.gaps_ns.quantiles(list(SHARES.values())), strict=True))
+    return {
+        "requests": len(requests),
+        "completed": int(counts[Outcome.FINISHED]),
+        "rejected": int(counts[Outcome.REJECTED]),
+        "cancelled": int(counts[Outcome.CANCELLED]),
+        "failed": int(counts[Outcome.FAILED]),
+        "simulated_s": (last - first) / NS_PER_S,
+        "events": events,
+        "iterations": int(steps["steps"].sum()),
+        "tokens_in": int(requests["prompt"][scored.finished].sum()),
+        "tokens_out": tokens_out,
+        "throughput_tokens_per_s": tokens_out / busy_s if busy_s > 0 else None,
+        "preemptions": int((spans["left"] == PREEMPTED).sum()),
+        "ttft_s": distribution(scored.ttft_s),
+        "tbt_s": {k: _number(v / NS_PER_S) for k, v in {"mean": scored.gaps_ns.mean, **tbt}.items()},
+        "tpot_s": distribution(scored.tpot_s),
+        "e2e_s": distribution(scored.e2e_s),
+        "delay_s": distribution(scored.delay_s),
+        "scores": {
+            "pooled_tbt": {"tbt_p99_s": _number(tbt["p99"] / NS_PER_S), "delay_p50_s": _number(quantile(scored.delay_s, 0.5))},
+            "joint_attainment": joint_attainment(scored, slo),
+            "slowdown": slowdown(scored, header),
+            "token_deadlines": token_deadlines(scored, slo),
+        },
+    }
+
+
+def _merge(tables: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return tables[0] if len(tables) == 1 else np.concatenate(tables)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value

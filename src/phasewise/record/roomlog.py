@@ -1,0 +1,68 @@
+"""One room's log: its events and actions as bytes, in the order in which it took them, and its columns beside them.
+
+Records wait in a short batch and are then encoded and folded together; no Python object per event is kept. Where the bytes
+go (memory, a file) is the sink's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from phasewise.core.action import Action, Ended, Forget, Interrupt, Run
+from phasewise.core.event import Arrived, Event, Gone, StepDone
+from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
+from phasewise.record.columns import Record
+
+BATCH = 256
+"""Records encoded at a time: enough to spread the cost of a call, few enough to stay small with a thousand rooms."""
+
+Sink = Callable[[bytes], None]
+
+_encode = msgspec.msgpack.Encoder().encode
+_Line = tuple[
+    int,
+    Arrived | Gone | StepDone | Submit | Cancel | Refused | Finished | Cancelled,
+    list[Run | Interrupt | Forget | Ended | Submit | Cancel | Refused | Finished | Cancelled],
+]
+_decode = msgspec.msgpack.Decoder(list[_Line]).decode
+
+
+class Columns(Protocol):
+    """Whatever folds a room's records into tables."""
+
+    def fold(self, records: list[Record]) -> None: ...
+
+
+class RoomLog:
+    """The journal of one room (see `control.ports.Journal`)."""
+
+    __slots__ = ("_batch", "_sink", "columns", "events")
+
+    def __init__(self, columns: Columns, sink: Sink) -> None:
+        self.columns = columns
+        self.events = 0
+        self._batch: list[Record] = []
+        self._sink = sink
+
+    def take(self, at_ns: int, event: Event, actions: Sequence[Action]) -> None:
+        batch = self._batch
+        batch.append((at_ns, event, actions))
+        if len(batch) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Encode and fold what waits."""
+        batch = self._batch
+        if batch:
+            self.events += len(batch)
+            self._sink(_encode(batch))
+            self.columns.fold(batch)
+            batch.clear()
+
+
+def read_segment(segment: bytes) -> Iterator[Record]:
+    """The records that a segment holds."""
+    return iter(_decode(segment))

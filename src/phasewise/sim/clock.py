@@ -1,0 +1,12 @@
+"""Virtual time: it stands at the event that is being handled, and jumps to the next."""
+
+from __future__ import annotations
+
+
+class VirtualClock:
+    """Moved only by the pump."""
+
+    __slots__ = ("now_ns",)
+
+    def __init__(self, now_ns: int = 0) -> None:
+        self.now_ns = now_ns

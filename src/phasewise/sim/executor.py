@@ -1,0 +1,196 @@
+"""The modelled executor: a latency model says how long a step takes, the truth says when an answer ends.
+
+It answers a `Run` by promising one `StepDone` at an instant that it works out in closed form; an `Interrupt` brings that
+instant forward to the next step boundary. It keeps its own small book of who decodes, and knows no policy and no queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from phasewise.core.action import Forget, Interrupt, Run
+from phasewise.core.event import StepDone
+from phasewise.core.step import Piece, total_ns
+from phasewise.perf.latency import LatencyModel
+from phasewise.sim.clock import VirtualClock
+from phasewise.workload.truth import Truth
+
+Promise = Callable[[int, int], None]
+"""`(lane, end_ns)`: the run on this lane will be over then, unless promised anew."""
+
+
+class Lane:
+    """The run in progress. `carry` is the fraction of a nanosecond by which its start lies after `start_ns`, so that time
+    does not drift with the number of steps that a busy period is cut into."""
+
+    __slots__ = ("carry", "end_ns", "pieces", "run", "start_ns", "steps")
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.pieces: tuple[Piece, ...] = ()
+        self.steps = 0
+        self.start_ns = 0
+        self.carry = 0.0
+        self.end_ns = -1
+
+
+class CohortBook:
+    """Decode steps that a cohort has taken, and at which of them its members end."""
+
+    __slots__ = ("clock", "ends")
+
+    def __init__(self) -> None:
+        self.clock = 0
+        self.ends: list[tuple[int, int]] = []
+
+
+class ModelledExecutor:
+    """One replica's device. `max_context` is where an answer ends at the latest."""
+
+    def __init__(
+        self, clock: VirtualClock, latency: LatencyModel, truth: Truth, max_context: int, promise: Promise, lanes: int = 1
+    ) -> None:
+        self._clock = clock
+        self._pieces = latency.pieces
+        self._output_tokens = truth.output_tokens
+        self._max_context = max_context
+        self._promise = promise
+        self._lanes = [Lane() for _ in range(lanes)]
+        self._cohorts: dict[str, CohortBook] = {}
+        # request -> where it ends (its cohort, the step), while it decodes; tokens left, once it has been preempted.
+        self._end: dict[int, tuple[CohortBook, int]] = {}
+        self._left: dict[int, int] = {}
+
+    def run(self, action: Run) -> None:
+        """Start a run on its lane."""
+        plan = action.plan
+        now = self._clock.now_ns
+        for request in plan.preempt:
+            book, end = self._end.pop(request, (None, 0))
+            if book is not None:
+                self._left[request] = end - book.clock
+        lane = self._lanes[plan.lane]
+        steps = plan.repeat
+        if steps != 1:
+            first = self._first_end(plan.cohorts)
+            if steps is None or first < steps:
+                steps = first
+        lane.run = action
+        lane.pieces = pieces = self._pieces(plan.chunks, action.decodes, action.context, steps)
+        lane.steps = steps
+        if lane.end_ns != now:
+            lane.carry = 0.0
+        lane.start_ns = now
+        spent = lane.carry
+        for piece in pieces:
+            spent += total_ns(piece, piece[2])
+        lane.end_ns = end_ns = now + int(spent + 0.5)
+        self._promise(plan.lane, end_ns)
+
+    def interrupt(self, action: Interrupt) -> None:
+        """End the run on a lane at its first step boundary after now: one at this very instant is past already."""
+        lane = self._lanes[action.lane]
+        wanted = self._clock.now_ns - lane.start_ns
+        spent = lane.carry
+        kept: list[Piece] = []
+        steps = 0
+        for piece in lane.pieces:
+            n = _steps_beyond(piece, spent, wanted)
+            kept.append((piece[0], piece[1], n))
+            spent += total_ns(piece, n)
+            steps += n
+            if int(spent + 0.5) > wanted:
+                break
+        if steps < lane.steps:
+            lane.pieces = tuple(kept)
+            lane.steps = steps
+            lane.end_ns = lane.start_ns + int(spent + 0.5)
+            self._promise(action.lane, lane.end_ns)
+
+    def forget(self, action: Forget) -> None:
+        """Strike a cancelled request from the book."""
+        self._end.pop(action.request, None)
+        self._left.pop(action.request, None)
+
+    def due_ns(self, lane_id: int) -> int:
+        """When the run on a lane will be over; -1 if it is idle. A promise for another instant has been superseded."""
+        lane = self._lanes[lane_id]
+        return -1 if lane.run is None else lane.end_ns
+
+    def done(self, lane_id: int) -> StepDone:
+        """The event that ends the run on a lane, now that its promised instant has come."""
+        lane = self._lanes[lane_id]
+        run = lane.run
+        assert run is not None
+        lane.run = None
+        spent = lane.carry
+        for piece in lane.pieces:
+            spent += total_ns(piece, piece[2])
+        lane.carry = spent - (lane.end_ns - lane.start_ns)
+        plan = run.plan
+        ended: list[int] = []
+        for name in plan.cohorts:
+            book = self._cohorts[name]
+            book.clock += lane.steps
+            self._collect(book, ended)
+        for chunk in plan.chunks:
+            if chunk.joins is not None:
+                self._join(chunk.request, chunk.start + chunk.tokens, chunk.joins, ended)
+        return StepDone(lane_id, run.id, lane.pieces, tuple(ended))
+
+    def _join(self, request: int, known: int, cohort: str, ended: list[int]) -> None:
+        """The prompt is computed and its first token out: note at which step of its cohort the last one will be."""
+        left = self._left.pop(request, None)
+        if left is None:
+            left = min(self._output_tokens(request), self._max_context - known)
+        if left <= 1:
+            ended.append(request)
+            return
+        book = self._cohorts.get(cohort)
+        if book is None:
+            book = self._cohorts[cohort] = CohortBook()
+        end = book.clock + left - 1
+        self._end[request] = (book, end)
+        heappush(book.ends, (end, request))
+
+    def _first_end(self, cohorts: tuple[str, ...]) -> int:
+        """Steps until the first member of these cohorts ends."""
+        first = -1
+        for name in cohorts:
+            book = self._cohorts.get(name)
+            if book is None:
+                continue
+            ends = book.ends
+            # Entries of those preempted or cancelled since are struck when they come up.
+            while ends and self._end.get(ends[0][1]) != (book, ends[0][0]):
+                heappop(ends)
+            if ends and (first < 0 or ends[0][0] - book.clock < first):
+                first = ends[0][0] - book.clock
+        assert first > 0, "a leap of cohorts in which nobody decodes"
+        return first
+
+    def _collect(self, book: CohortBook, ended: list[int]) -> None:
+        ends = book.ends
+        while ends and ends[0][0] <= book.clock:
+            end, request = heappop(ends)
+            if self._end.get(request) == (book, end):
+                del self._end[request]
+                ended.append(request)
+
+
+def _steps_beyond(piece: Piece, spent: float, wanted: int) -> int:
+    """The fewest steps of a piece after which, `spent` included, the clock stands beyond `wanted`; at most all of them."""
+    first, slope, steps = piece
+    x = wanted - spent
+    if slope > 0:
+        b = first - slope / 2
+        n = int(((b * b + 2 * slope * x) ** 0.5 - b) / slope) if x > 0 else 0
+    else:
+        n = int(x / first)
+    n = max(1, min(n, steps))
+    while n > 1 and int(spent + total_ns(piece, n - 1) + 0.5) > wanted:
+        n -= 1
+    while n < steps and int(spent + total_ns(piece, n) + 0.5) <= wanted:
+        n += 1
+    return n

@@ -1,0 +1,199 @@
+"""`simulate(deployment, workload, seed) -> RunLog`: a re-entrant, picklable call; the command line and planners call it.
+
+The pump below is the whole of the simulator's logic: which event is next. One heap holds the promised ends of runs, one
+iterator the arrivals; messages without delay wait in a queue that is emptied before time moves on.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from heapq import heappop, heappush
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import phasewise
+from phasewise.control.loop import Loop
+from phasewise.control.resolve import resolve
+from phasewise.control.rooms import open_cluster, open_instance
+from phasewise.core.action import Action, Ended, Forget, Interrupt, Run
+from phasewise.core.event import Arrived, Gone
+from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
+from phasewise.core.spec import Deployment, Resolved, ResolvedReplica
+from phasewise.core.units import to_ns
+from phasewise.perf.efficiency import efficiency
+from phasewise.perf.latency import LatencyModel
+from phasewise.perf.roofline import Roofline
+from phasewise.record.metrics import summary
+from phasewise.record.runlog import Header, Recorder, RunLog
+from phasewise.sim.clock import VirtualClock
+from phasewise.sim.executor import ModelledExecutor
+from phasewise.workload.workload import Workload
+
+NEVER = 1 << 62
+Physics = Callable[[int], LatencyModel]
+"""The latency model of a replica, by its index."""
+
+
+def simulate(
+    deployment: Deployment | Resolved,
+    workload: Workload,
+    seed: int = 0,
+    *,
+    log: str | Path | None = None,
+    physics: Physics | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> RunLog:
+    """Run a workload through a deployment on virtual time, and sum it up in `RunLog.summary`.
+
+    `log` streams the run log to a file, which appears when the run is complete; `physics` replaces the roofline; `progress`
+    is told now and then how many requests have arrived. InputError for whatever makes no sense.
+    """
+    resolved = deployment if isinstance(deployment, Resolved) else resolve(deployment)
+    models = Roofs(resolved) if physics is None else physics
+    ttft, decode = _reference(models(0), resolved)
+    header = Header(phasewise.__version__, resolved, workload.describe(), seed, ttft, decode)
+    recorder = Recorder(header, len(resolved.replicas), log)
+    try:
+        with _uncollected():
+            began = perf_counter()
+            World(resolved, workload, recorder, models).run(progress)
+            run = recorder.close()
+            run.summary = summary(header, run.tables, recorder.events)
+            wall_s = perf_counter() - began
+    except BaseException:
+        recorder.abandon()
+        raise
+    run.summary["wall_s"] = wall_s
+    run.summary["requests_per_wall_s"] = len(workload) / wall_s
+    return run
+
+
+class Roofs:
+    """The roofline of each replica; equal replicas share one, and with it what it remembers."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
+        self._of = cache(self._roofline)
+
+    def __call__(self, replica: int) -> LatencyModel:
+        return self._of(self._resolved.replicas[replica])
+
+    def _roofline(self, spec: ResolvedReplica) -> LatencyModel:
+        d = self._resolved.deployment
+        return Roofline(self._resolved.model, spec.device, spec.tp, efficiency(spec.device), d.host_s, d.tile)
+
+
+class World:
+    """The simulated world: rooms in their loops, executors behind them, one clock, one heap."""
+
+    def __init__(self, resolved: Resolved, workload: Workload, recorder: Recorder, physics: Physics) -> None:
+        self._workload = workload
+        self._clock = clock = VirtualClock()
+        self._heap: list[tuple[int, int, Any]] = []
+        self._inbox: deque[tuple[Loop, Any]] = deque()
+        self._wire_ns = to_ns(resolved.deployment.wire_s)
+        self._sent = len(resolved.replicas)
+        self._executors: list[ModelledExecutor] = []
+        self._instances: list[Loop] = []
+        down = self._to_instance
+        self._cluster = Loop(
+            open_cluster(resolved), clock, recorder.cluster, {Submit: down, Cancel: down, Ended: lambda action: None}
+        )
+        for i, spec in enumerate(resolved.replicas):
+            executor = ModelledExecutor(clock, physics(i), workload.truth, spec.max_context, self._promise(i))
+            up = self._to_cluster
+            ports: dict[type, Callable[[Any], None]] = {Finished: up, Refused: up, Cancelled: up}
+            ports |= {Run: executor.run, Interrupt: executor.interrupt, Forget: executor.forget}
+            self._executors.append(executor)
+            self._instances.append(Loop(open_instance(resolved, i), clock, recorder.instances[i], ports))
+
+    def run(self, progress: Callable[[int], None] | None = None) -> None:
+        """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
+        clock, heap, inbox = self._clock, self._heap, self._inbox
+        executors, instances, replicas = self._executors, self._instances, len(self._executors)
+        outside = self._outside(progress)
+        outside_ns, event = next(outside)
+        while True:
+            if heap and heap[0][0] <= (clock.now_ns if inbox else outside_ns):
+                at_ns, order, message = heappop(heap)
+                if order < replicas:
+                    executor = executors[order]
+                    if executor.due_ns(0) == at_ns:
+                        clock.now_ns = at_ns
+                        instances[order].take(executor.done(0))
+                else:
+                    clock.now_ns = at_ns
+                    loop, word = message
+                    loop.take(word)
+            elif inbox:
+                loop, word = inbox.popleft()
+                loop.take(word)
+            elif outside_ns < NEVER:
+                clock.now_ns = outside_ns
+                self._cluster.take(event)
+                outside_ns, event = next(outside)
+            else:
+                return
+
+    def _outside(self, progress: Callable[[int], None] | None) -> Iterator[tuple[int, Any]]:
+        """What comes from the gateway: arrivals, and clients leaving (first, at one instant); then never anything again."""
+        leaving = deque(sorted((at, request) for request, at in self._workload.gone_ns.items()))
+        for request in self._workload.requests():
+            at_ns = request.arrival_ns
+            while leaving and leaving[0][0] <= at_ns and leaving[0][1] < request.id:
+                gone_ns, who = leaving.popleft()
+                yield gone_ns, Gone(who)
+            yield at_ns, Arrived(request)
+            if progress is not None and not request.id % 1024:
+                progress(request.id)
+        for gone_ns, who in leaving:
+            yield gone_ns, Gone(who)
+        while True:
+            yield NEVER, None
+
+    def _promise(self, replica: int) -> Callable[[int, int], None]:
+        heap = self._heap
+
+        def promise(lane: int, end_ns: int) -> None:
+            heappush(heap, (end_ns, replica, None))
+
+        return promise
+
+    def _to_instance(self, action: Submit | Cancel) -> None:
+        self._send(self._instances[action.replica], action)
+
+    def _to_cluster(self, action: Finished | Refused | Cancelled) -> None:
+        self._send(self._cluster, action)
+
+    def _send(self, loop: Loop, action: Action) -> None:
+        if not self._wire_ns:
+            self._inbox.append((loop, action))
+            return
+        self._sent += 1
+        heappush(self._heap, (self._clock.now_ns + self._wire_ns, self._sent, (loop, action)))
+
+
+def _reference(model: LatencyModel, resolved: Resolved) -> tuple[tuple[tuple[int, float], ...], tuple[float, float]]:
+    """Unloaded times for slowdowns: the TTFT of prompts of about equal ratios, and the line of a lone decode."""
+    if not isinstance(model, Roofline):
+        return (), (0.0, 0.0)
+    longest = max(2, resolved.replicas[0].max_context)
+    lengths = sorted({min(longest, round(longest ** (i / 64))) for i in range(65)})
+    return tuple((n, model.prefill_ns(n)) for n in lengths), model.decode_line()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """The cyclic collector off: the rooms make no cycles, and it would look through every live request again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
