@@ -11,30 +11,28 @@ from phasewise.core.step import Chunk, StepPlan
 from phasewise.core.view import InstanceState
 
 if TYPE_CHECKING:
-    from phasewise.control.instance import Flight
+    from phasewise.control.instance import Lane
 
 
-def check_plan(plan: StepPlan, state: InstanceState, lanes: Sequence[Flight | None]) -> None:
-    """PlanError unless the plan can be applied as it stands. Blocks are checked by the ledger when they are taken."""
-    if not 0 <= plan.lane < len(lanes) or lanes[plan.lane] is not None:
-        raise PlanError(f"lane {plan.lane} is not free")
-    if plan.repeat is not None and plan.repeat < 1:
-        raise PlanError(f"a plan cannot repeat {plan.repeat} times")
-    decodes = 0
-    for name in plan.cohorts:
-        if name not in state.cohorts:
-            raise PlanError(f"there is no cohort '{name}'")
-        decodes += state.cohorts[name].count
+def check_plan(plan: StepPlan, state: InstanceState, lanes: Sequence[Lane]) -> None:
+    """PlanError unless the plan's chunks and preemptions can be applied. Blocks and lanes are checked as they are taken."""
+    if not 0 <= plan.lane < len(lanes):
+        raise PlanError(f"there is no lane {plan.lane}")
+    if plan.preempt:
+        _check_preempted(plan, state)
+    if plan.chunks:
+        _check_chunks(plan, state)
+    if len(lanes) > 1:
+        _check_flights(plan, state, lanes)
+
+
+def _check_preempted(plan: StepPlan, state: InstanceState) -> None:
+    chunked = {chunk.request for chunk in plan.chunks}
     for request in plan.preempt:
         if request not in state.running:
             raise PlanError(f"request {request} is to be preempted but does not run")
-        decodes -= state.running[request].cohort is not None
-    if plan.chunks:
-        _check_chunks(plan, state)
-    elif decodes <= 0:
-        raise PlanError("the plan runs nothing")
-    if len(lanes) > 1:
-        _check_flights(plan, state, lanes)
+        if request in chunked:
+            raise PlanError(f"request {request} cannot be preempted and run in one plan")
 
 
 def _check_chunks(plan: StepPlan, state: InstanceState) -> None:
@@ -68,14 +66,14 @@ def _from_queue(chunk: Chunk, state: InstanceState, at: int) -> tuple[Resident, 
     raise PlanError(f"request {chunk.request} neither waits nor has a prompt to finish")
 
 
-def _check_flights(plan: StepPlan, state: InstanceState, lanes: Sequence[Flight | None]) -> None:
+def _check_flights(plan: StepPlan, state: InstanceState, lanes: Sequence[Lane]) -> None:
     asked = {chunk.request for chunk in plan.chunks}
-    for flight in lanes:
-        if flight is None:
+    for lane in lanes:
+        if lane.run is None:
             continue
-        for chunk in flight.run.plan.chunks:
+        for chunk in lane.run.plan.chunks:
             if chunk.request in asked or chunk.request in plan.preempt:
                 raise PlanError(f"request {chunk.request} is in flight on another lane")
-        for cohort in flight.cohorts:
+        for cohort in lane.cohorts:
             if cohort.name in plan.cohorts or any(state.running[r].cohort is cohort for r in plan.preempt):
                 raise PlanError(f"cohort '{cohort.name}' is in flight on another lane")

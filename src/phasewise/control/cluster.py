@@ -7,8 +7,9 @@ hand-over, faults and stale views come with the fleet.
 
 from __future__ import annotations
 
+from phasewise.control.ports import Handlers
 from phasewise.core.action import Action, Ended, Outcome
-from phasewise.core.event import Arrived, ClusterEvent, Gone
+from phasewise.core.event import Arrived, Gone
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.request import Request
 from phasewise.core.view import ClusterView
@@ -28,45 +29,52 @@ class Life:
 
 
 class ClusterControl:
-    """The fleet of `replicas` replicas behind one router."""
+    """The fleet of `replicas` replicas behind one router. `handlers` as in `InstanceControl`."""
 
     def __init__(self, router: Router, replicas: int) -> None:
+        self.handlers: Handlers = {
+            Arrived: self._arrived,
+            Gone: self._gone,
+            Finished: self._finished,
+            Cancelled: self._cancelled,
+            Refused: self._refused,
+        }
         self._router = router
         self._all = tuple(range(replicas))
         self._view = ClusterView(self._all)
         self._lives: dict[int, Life] = {}
 
-    def on(self, event: ClusterEvent, now_ns: int) -> list[Action]:
-        """The actions that follow from an event."""
-        kind = type(event)
-        if kind is Arrived:
-            request = event.request  # type: ignore[union-attr]
-            replica = self._router.route(request, self._view)
-            self._lives[request.id] = Life(request, replica, self._all)
-            return [Submit(replica, request, 0)]
-        if kind is Gone:
-            gone = self._lives.get(event.request)  # type: ignore[union-attr, arg-type]
-            return [] if gone is None else [Cancel(gone.replica, gone.request.id, gone.epoch)]
-        life = self._lives.get(event.request)  # type: ignore[union-attr, arg-type]
-        if life is None or life.epoch != event.epoch:  # type: ignore[union-attr]
+    def _arrived(self, event: Arrived, now_ns: int) -> list[Action]:
+        request = event.request
+        replica = self._router.route(request, self._view)
+        self._lives[request.id] = Life(request, replica, self._all)
+        return [Submit(replica, request, 0)]
+
+    def _gone(self, event: Gone, now_ns: int) -> list[Action]:
+        life = self._lives.get(event.request)
+        return [] if life is None else [Cancel(life.replica, event.request, life.epoch)]
+
+    def _finished(self, event: Finished, now_ns: int) -> list[Action]:
+        return self._over(event.request, event.epoch, Outcome.FINISHED, event.tokens)
+
+    def _cancelled(self, event: Cancelled, now_ns: int) -> list[Action]:
+        return self._over(event.request, event.epoch, Outcome.CANCELLED, event.tokens)
+
+    def _over(self, request: int, epoch: int, outcome: Outcome, tokens: int, reason: str = "") -> list[Action]:
+        life = self._lives.get(request)
+        if life is None or life.epoch != epoch:
             return []
-        if kind is Finished:
-            return self._over(life, Outcome.FINISHED, event.tokens)  # type: ignore[union-attr]
-        if kind is Cancelled:
-            return self._over(life, Outcome.CANCELLED, event.tokens)  # type: ignore[union-attr]
-        if kind is Refused:
-            return self._refused(life, event.reason)  # type: ignore[union-attr]
-        raise TypeError(f"a cluster does not take {kind.__name__}")
+        del self._lives[request]
+        return [Ended(request, outcome, tokens, reason)]
 
-    def _over(self, life: Life, outcome: Outcome, tokens: int, reason: str = "") -> list[Action]:
-        del self._lives[life.request.id]
-        return [Ended(life.request.id, outcome, tokens, reason)]
-
-    def _refused(self, life: Life, reason: str) -> list[Action]:
+    def _refused(self, event: Refused, now_ns: int) -> list[Action]:
         """Try a replica that has not refused the request; reject it when none is left."""
+        life = self._lives.get(event.request)
+        if life is None or life.epoch != event.epoch:
+            return []
         life.open = tuple(i for i in life.open if i != life.replica)
         if not life.open:
-            return self._over(life, Outcome.REJECTED, 0, reason)
+            return self._over(event.request, event.epoch, Outcome.REJECTED, 0, event.reason)
         life.replica = self._router.route(life.request, ClusterView(life.open))
         life.epoch += 1
         return [Submit(life.replica, life.request, life.epoch)]

@@ -8,9 +8,10 @@ takes or an answer will be.
 from __future__ import annotations
 
 from phasewise.control.check import check_plan
+from phasewise.control.ports import Handlers
 from phasewise.core.action import Action, Forget, Interrupt, Run
 from phasewise.core.errors import PlanError
-from phasewise.core.event import InstanceEvent, StepDone
+from phasewise.core.event import StepDone
 from phasewise.core.kv import BlockLedger
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.resident import Cohort, Resident
@@ -19,40 +20,32 @@ from phasewise.core.view import InstanceState
 from phasewise.policy.roles import Batcher
 
 
-class Flight:
-    """What a lane is running: its `Run`, the cohorts in it, and the blocks promised to its growth."""
+class Lane:
+    """One forward pass at a time: the `Run` in flight (None: free) and the cohorts in it."""
 
-    __slots__ = ("cohorts", "interrupted", "promised", "run")
+    __slots__ = ("cohorts", "interrupted", "run")
 
-    def __init__(self, run: Run, cohorts: list[Cohort], promised: int) -> None:
-        self.run = run
-        self.cohorts = cohorts
-        self.promised = promised
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.cohorts: tuple[Cohort, ...] = ()
         self.interrupted = False
 
 
 class InstanceControl:
-    """One replica. `lanes` forward passes may be in flight at once; a leap needs a replica with one lane."""
+    """One replica. `lanes` forward passes may be in flight at once; a leap needs a replica with one lane.
+
+    `handlers` maps each kind of event that the room takes to what answers it: `(event, now_ns) -> actions`.
+    """
 
     def __init__(self, batcher: Batcher, ledger: BlockLedger, max_context: int, lanes: int = 1) -> None:
         self.state = InstanceState(ledger, max_context)
-        self._batcher = batcher
+        self.handlers: Handlers = {StepDone: self._step_done, Submit: self._submit, Cancel: self._cancel}
+        self._plan = batcher.plan
         self._ledger = ledger
-        self._lanes: list[Flight | None] = [None] * lanes
+        self._lanes = [Lane() for _ in range(lanes)]
         self._inside: dict[int, Resident] = {}
         self._leaving: dict[int, Resident] = {}
         self._runs = 0
-
-    def on(self, event: InstanceEvent, now_ns: int) -> list[Action]:
-        """The actions that follow from an event."""
-        kind = type(event)
-        if kind is StepDone:
-            return self._step_done(event, now_ns)  # type: ignore[arg-type]
-        if kind is Submit:
-            return self._submit(event, now_ns)  # type: ignore[arg-type]
-        if kind is Cancel:
-            return self._cancel(event, now_ns)  # type: ignore[arg-type]
-        raise TypeError(f"an instance does not take {kind.__name__}")
 
     def _submit(self, event: Submit, now_ns: int) -> list[Action]:
         request = event.request
@@ -69,7 +62,7 @@ class InstanceControl:
         resident = self._inside.get(event.request)
         if resident is None or resident.epoch != event.epoch or event.request in self._leaving:
             return []
-        if event.request in self.state.running and any(self._lanes):
+        if event.request in self.state.running and any(lane.run for lane in self._lanes):
             self._leaving[event.request] = resident
             return self._nudge(now_ns, heed_closed=False)
         out: list[Action] = []
@@ -78,34 +71,33 @@ class InstanceControl:
 
     def _nudge(self, now_ns: int, *, heed_closed: bool) -> list[Action]:
         """Something changed between step boundaries: fill a free lane, or else cut short the leap that it may change."""
-        if None in self._lanes:
-            return self._ask(now_ns, [])
         out: list[Action] = []
-        for lane, flight in enumerate(self._lanes):
-            if flight is None or flight.interrupted or flight.run.plan.repeat == 1:
-                continue
-            if heed_closed and flight.run.plan.closed:
-                continue
-            flight.interrupted = True
-            out.append(Interrupt(lane))
+        for i, lane in enumerate(self._lanes):
+            run = lane.run
+            if run is None:
+                return self._ask(now_ns, out)
+            plan = run.plan
+            if plan.repeat != 1 and not lane.interrupted and not (heed_closed and plan.closed):
+                lane.interrupted = True
+                out.append(Interrupt(i))
         return out
 
     def _step_done(self, event: StepDone, now_ns: int) -> list[Action]:
-        flight = self._lanes[event.lane]
-        if flight is None or flight.run.id != event.run:
+        lane = self._lanes[event.lane]
+        run = lane.run
+        if run is None or run.id != event.run:
             raise PlanError(f"run {event.run} is reported done on lane {event.lane}, which is not running it")
-        self._lanes[event.lane] = None
-        state, ledger = self.state, self._ledger
+        lane.run = None
+        state, ledger, plan = self.state, self._ledger, run.plan
         steps = 0
         for _, _, n in event.pieces:
             steps += n
-        # What was promised for the whole run comes back, less what the steps that really ran used up.
-        ledger.free += flight.promised
-        for cohort in flight.cohorts:
-            ledger.free -= cohort.growth(steps)
+        for cohort in lane.cohorts:
+            if plan.repeat != 1:
+                ledger.free -= cohort.growth(steps)
             cohort.clock += steps
             cohort.context += steps * cohort.count
-        for chunk in flight.run.plan.chunks:
+        for chunk in plan.chunks:
             resident = state.running[chunk.request]
             resident.computed += chunk.tokens
             if chunk.joins is not None:
@@ -123,9 +115,9 @@ class InstanceControl:
 
     def _leave(self, out: list[Action]) -> None:
         """Drop those whose clients left, unless another lane still has them in flight."""
-        flying = [f for f in self._lanes if f is not None]
+        flying = [lane for lane in self._lanes if lane.run is not None]
         for resident in list(self._leaving.values()):
-            if any(resident.cohort in f.cohorts or resident.id in _chunked(f) for f in flying):
+            if any(resident.cohort in lane.cohorts or resident.id in _chunked(lane) for lane in flying):
                 continue
             del self._leaving[resident.id]
             self._drop(resident, out)
@@ -158,58 +150,66 @@ class InstanceControl:
             return out
         lanes = self._lanes
         if len(lanes) > 1:
-            state.free_lanes = tuple(i for i, f in enumerate(lanes) if f is None)
-        for plan in self._batcher.plan(state, now_ns):
-            out.append(self._apply(plan))
+            state.free_lanes = tuple(i for i, lane in enumerate(lanes) if lane.run is None)
+        for plan in self._plan(state, now_ns):
+            if plan.chunks or plan.preempt or len(lanes) > 1:
+                check_plan(plan, state, lanes)
+                self._rearrange(plan)
+            out.append(self._launch(plan))
         return out
 
-    def _apply(self, plan: StepPlan) -> Run:
+    def _rearrange(self, plan: StepPlan) -> None:
+        """Move residents as the plan says: the preempted to the front of the queue, those with chunks onto the replica."""
         state, ledger = self.state, self._ledger
-        check_plan(plan, state, self._lanes)
+        running, waiting = state.running, state.waiting
         for request in plan.preempt:
-            resident = state.running[request]
+            resident = running[request]
             self._vacate(resident)
             resident.known = resident.prompt + resident.generated
             resident.computed = 0
-            state.waiting.appendleft(resident)
-        waiting = state.waiting
+            waiting.appendleft(resident)
         for chunk in plan.chunks:
             request = chunk.request
-            if request not in state.running:
-                resident = self._inside[request]
+            resident = self._inside[request]
+            if request not in running:
                 if waiting[0] is resident:
                     waiting.popleft()
                 else:
                     waiting.remove(resident)
-                state.running[request] = resident
+                running[request] = resident
                 state.prefilling[request] = resident
-            ledger.hold(state.running[request], chunk.hold)
-        return self._launch(plan)
+            ledger.hold(resident, chunk.hold)
 
     def _launch(self, plan: StepPlan) -> Run:
-        """Clamp how often the plan may repeat to the blocks that are left, promise them to it, and send it off."""
-        ledger = self._ledger
-        cohorts = [self.state.cohorts[name] for name in plan.cohorts]
-        decodes = context = 0
+        """Clamp how often the plan may repeat to the blocks that are left, and send it off.
+
+        A single step's blocks are taken now. A leap's are taken when it is over and its length is known: it has the replica
+        to itself, so nobody spends them meanwhile.
+        """
+        ledger, lane = self._ledger, self._lanes[plan.lane]
+        if lane.run is not None:
+            raise PlanError(f"lane {plan.lane} is not free")
+        lane.cohorts = cohorts = self.state.group(plan.cohorts)
+        decodes = context = growth = 0
         for cohort in cohorts:
             decodes += cohort.count
             context += cohort.context
-        repeat = plan.repeat
-        if repeat != 1:
+            growth += cohort.crossing(1)
+        if growth > ledger.free:
+            raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
+        if not decodes and not plan.chunks:
+            raise PlanError("the plan runs nothing")
+        if plan.repeat != 1:
             most = ledger.steps_until_full(cohorts) if len(self._lanes) == 1 else 1
-            if most is not None and (repeat is None or repeat > most):
-                if most == 0:
-                    raise PlanError(f"the decodes need {ledger.growth(cohorts, 1)} blocks, {ledger.free} are free")
-                repeat = most
-        promised = ledger.growth(cohorts, 1 if repeat is None else repeat)
-        ledger.take(promised)
-        if repeat != plan.repeat:
-            plan = StepPlan(plan.chunks, plan.cohorts, plan.preempt, repeat, plan.closed, plan.lane)
-        run = Run(self._runs, plan, decodes, context)
+            if most is not None and (plan.repeat is None or plan.repeat > most):
+                plan = StepPlan(plan.chunks, plan.cohorts, plan.preempt, most, plan.closed, plan.lane)
+        if plan.repeat == 1:
+            ledger.free -= growth
+        lane.run = run = Run(self._runs, plan, decodes, context)
+        lane.interrupted = False
         self._runs += 1
-        self._lanes[plan.lane] = Flight(run, cohorts, promised)
         return run
 
 
-def _chunked(flight: Flight) -> tuple[int, ...]:
-    return tuple(chunk.request for chunk in flight.run.plan.chunks)
+def _chunked(lane: Lane) -> tuple[int, ...]:
+    return () if lane.run is None else tuple(chunk.request for chunk in lane.run.plan.chunks)

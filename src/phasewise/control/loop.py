@@ -15,18 +15,23 @@ from phasewise.core.event import Event
 class Loop:
     """One room with its clock, its journal and its ports: a port for each kind of action that the room can ask for."""
 
-    __slots__ = ("_clock", "_on", "_ports", "_write", "room")
+    __slots__ = ("_batch", "_clock", "_full", "_handlers", "_journal", "_ports", "room")
 
     def __init__(self, room: Room, clock: Clock, journal: Journal, ports: dict[type, Callable[[Any], None]]) -> None:
         self.room = room
-        self._on = room.on
+        self._handlers = room.handlers
         self._clock = clock
-        self._write = journal.take
+        self._journal = journal
+        self._batch = journal.batch
+        self._full = journal.full
         self._ports = ports
 
     def take(self, event: Event) -> None:
         now_ns = self._clock.now_ns
-        actions = self._on(event, now_ns)
-        self._write(now_ns, event, actions)
+        actions = self._handlers[type(event)](event, now_ns)
+        batch = self._batch
+        batch.append((now_ns, event, actions))
+        if len(batch) == self._full:
+            self._journal.flush()
         for action in actions:
             self._ports[type(action)](action)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from phasewise.core.action import Action, Ended, Forget, Interrupt, Run
@@ -16,16 +16,27 @@ class Clock(Protocol):
     def now_ns(self) -> int: ...
 
 
+Handlers = dict[type, Callable[[Any, int], list[Action]]]
+"""For each kind of event, what answers it: `(event, now_ns) -> actions`."""
+
+
 class Room(Protocol):
     """A state machine: one event in, the actions that follow from it out."""
 
-    def on(self, event: Any, now_ns: int) -> Sequence[Action]: ...
+    @property
+    def handlers(self) -> Handlers: ...
 
 
 class Journal(Protocol):
-    """Where a room's events and actions are written down."""
+    """Where a room's events and actions are written down: lines wait in `batch`, and `flush` writes them when it is full."""
 
-    def take(self, at_ns: int, event: Event, actions: Sequence[Action]) -> None: ...
+    @property
+    def batch(self) -> list[tuple[int, Event, list[Action]]]: ...
+
+    @property
+    def full(self) -> int: ...
+
+    def flush(self) -> None: ...
 
 
 class Executor(Protocol):

@@ -2,7 +2,7 @@
 
 Three faces. *Counts*: how many blocks are free, how many a resident holds. *Growth*: how many blocks a cohort's next steps
 need, hence how many steps fit, in O(block_tokens). *Pages*: for ports that address memory, ids that are reference-counted
-and may carry a content key. A block is free, held, promised to a run in progress, or (pages only) cached: unreferenced, but
+and may carry a content key. A block is free, held, or (pages only) cached: unreferenced, but
 its content is known, so that it may be found again until it is needed. The book knows nothing of requests' meaning or time.
 """
 
@@ -44,9 +44,11 @@ class BlockLedger:
 
     def hold(self, resident: Resident, tokens: int) -> None:
         """Make the resident's blocks cover `tokens` tokens; never gives any back. PlanError if too few are free."""
-        extra = self.need(tokens) - resident.blocks
+        extra = -(-tokens // self.block_tokens) - resident.blocks
         if extra > 0:
-            self.take(extra)
+            if extra > self.free:
+                raise PlanError(f"{extra} blocks wanted, {self.free} of {self.blocks} free")
+            self.free -= extra
             resident.blocks += extra
 
     def release(self, resident: Resident) -> None:
@@ -55,19 +57,6 @@ class BlockLedger:
         resident.blocks = 0
         if self.pages is not None:
             self.pages.release(resident.id)
-
-    def take(self, blocks: int) -> None:
-        """Take blocks off the free count: held, or promised to a run. PlanError if too few are free."""
-        if blocks > self.free:
-            raise PlanError(f"{blocks} blocks wanted, {self.free} of {self.blocks} free")
-        self.free -= blocks
-
-    def growth(self, cohorts: Sequence[Cohort], steps: int) -> int:
-        """Blocks that `steps` steps of these cohorts need."""
-        total = 0
-        for cohort in cohorts:
-            total += cohort.growth(steps)
-        return total
 
     def steps_until_full(self, cohorts: Sequence[Cohort]) -> int | None:
         """How many steps these cohorts can take together before the blocks run out; None: without limit."""

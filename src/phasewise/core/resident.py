@@ -94,11 +94,14 @@ class Cohort:
 
     def growth(self, steps: int) -> int:
         """Blocks that the members need for their next `steps` steps."""
-        cycles, rest = divmod(steps, self.block_tokens)
-        total = cycles * self.growing
-        for i in range(self.clock + 1, self.clock + rest + 1):
-            total += self._edges[i % self.block_tokens]
-        return total
+        size = self.block_tokens
+        cycles, rest = divmod(steps, size)
+        edges = self._edges
+        low = (self.clock + 1) % size
+        high = low + rest
+        if high <= size:
+            return cycles * self.growing + sum(edges[low:high])
+        return cycles * self.growing + sum(edges[low:]) + sum(edges[: high - size])
 
     def crosses(self, resident: Resident) -> bool:
         """Whether the member needs a new block for its next step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from phasewise.core.errors import PlanError
 from phasewise.core.kv import BlockLedger
 from phasewise.core.resident import Cohort, Resident
 from phasewise.core.step import ALL
@@ -16,7 +17,7 @@ class InstanceState:
     admission; `prefilling`: those of them with tokens still to compute. `cohorts`: the decoding residents by group.
     """
 
-    __slots__ = ("cohorts", "free_lanes", "ledger", "max_context", "prefilling", "running", "waiting")
+    __slots__ = ("_groups", "cohorts", "free_lanes", "ledger", "max_context", "prefilling", "running", "waiting")
 
     def __init__(self, ledger: BlockLedger, max_context: int) -> None:
         self.ledger = ledger
@@ -26,6 +27,17 @@ class InstanceState:
         self.prefilling: dict[int, Resident] = {}
         self.cohorts: dict[str, Cohort] = {ALL: Cohort(ALL, ledger.block_tokens)}
         self.free_lanes: tuple[int, ...] = (0,)
+        self._groups: dict[tuple[str, ...], tuple[Cohort, ...]] = {}
+
+    def group(self, names: tuple[str, ...]) -> tuple[Cohort, ...]:
+        """The cohorts of these names; PlanError if there is none of a name."""
+        found = self._groups.get(names)
+        if found is None:
+            for name in names:
+                if name not in self.cohorts:
+                    raise PlanError(f"there is no cohort '{name}'")
+            found = self._groups[names] = tuple(self.cohorts[name] for name in names)
+        return found
 
 
 class ClusterView:

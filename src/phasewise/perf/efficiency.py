@@ -1,9 +1,9 @@
 """How far kernels stay below the data sheet: a dozen fitted constants a device. It knows no model and no step.
 
-The constants come from `bench/efficiency.py`, which writes `data/efficiency.toml`; how they enter a time is written in
-`operators` and `roofline`. A device without a fit of its own borrows the shares and launch times of the fitted device that
-the catalogue names (H100 for Hopper and later, A100 for the others and for any device outside the catalogue, as the more
-careful of the two), and its basis says that only its data sheet is its own.
+The constants come from `bench/efficiency.py`, which writes `data/efficiency.toml`; how they enter a time is written
+in `operators` and `roofline`. A device without a fit of its own borrows the shares and launch times of the fitted
+device that the catalogue names (H100 for Hopper and later, A100 for the others and for any device outside the
+catalogue, as the more careful of the two), and its basis says that only its data sheet is its own.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ DATA_SHEET = "roofline, data sheet only"
 class Efficiency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shares of the data sheet (0 to 1, fitted ones may pass 1) and fixed times (microseconds, seconds for `host_s`).
 
-    `gemm_overlap` is the exponent p that joins compute and memory time, (c^p + m^p)^(1/p): 1 adds them, infinity takes the
-    larger. `attention_bandwidth` is for reading keys and values, `attention_token_bandwidth` for the queries, outputs and
-    new keys and values of prompt chunks, `attention_head_us` for each query head of each decoding sequence. `host_s` is the
-    time of a step outside the device.
+    `gemm_overlap` is the exponent p that joins compute and memory time, (c^p + m^p)^(1/p): 1 adds them, infinity
+    takes the larger. `attention_bandwidth` is for reading keys and values, `attention_token_bandwidth` for the
+    queries, outputs and new keys and values of prompt chunks, `attention_head_us` for each query head of each
+    decoding sequence. `host_s` is the time of a step outside the device.
     """
 
     basis: str

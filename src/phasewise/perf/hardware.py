@@ -1,4 +1,4 @@
-"""The catalogue of devices: a name in, a data sheet out. It knows nothing of what a device achieves; see `efficiency`."""
+"""The catalogue of devices: a name in, a data sheet out. What a device achieves is in `efficiency`."""
 
 from __future__ import annotations
 

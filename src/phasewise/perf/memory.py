@@ -4,11 +4,12 @@ The reserve that is neither weights nor KV blocks is
 
     2 GiB + step_tokens * (4 * hidden + q + 2 * kv + 3 * ffn) * dtype_bytes + emitting * vocab * 8
 
-per device, with the widths of one device's shard. The 2 GiB stand for what a data sheet's memory lacks when the driver has
-taken its part, the CUDA context, the buffers of the collectives and captured graphs: engines on 80 GiB devices leave 1.5
-to 2.5 GiB less than the plain subtraction says (`bench/efficiency.md` compares). The second term is the peak inside one
-layer: the residual stream with its normed copy and two outputs, the attention's inputs, and gate, up and their product.
-The third is the logits in float32 and their copy for sampling, for at most 256 sequences that emit in one step.
+per device, with the widths of one device's shard. The 2 GiB stand for what a data sheet's memory lacks when the
+driver has taken its part, the CUDA context, the buffers of the collectives and captured graphs: the figure was
+chosen once so that published capacities on 80 GiB devices come out (`bench/efficiency.md` compares). The second
+term is the peak inside one layer: the residual stream with its normed copy and two outputs, the attention's inputs,
+and gate, up and their product. The third is the logits in float32 and their copy for sampling, for at most 256
+sequences that emit in one step.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def kv_bytes_per_token(model: ModelSpec, tp: int = 1) -> int:
 
 
 def reserve_bytes(model: ModelSpec, tp: int, max_step_tokens: int) -> int:
-    """Bytes that each device keeps for a step of up to `max_step_tokens` tokens, and for everything that is not the model."""
+    """Bytes that each device keeps for a step of up to `max_step_tokens` tokens, and for what is not the model."""
     part = shard(model, tp)
     width = 4 * model.hidden + part.q + 2 * part.kv + (3 if model.gated_ffn else 2) * part.ffn
     logits = min(MAX_EMITTING, max_step_tokens) * part.vocab * 8
@@ -57,7 +58,7 @@ def kv_blocks(
 ) -> int:
     """Blocks of `block_tokens` tokens that a replica of `tp` devices can hold, at least 1.
 
-    Raises InputError if the model does not fit: with what is needed, what is there, and the smallest `tp` that would fit.
+    Raises InputError if the model does not fit: with what is needed, what is there, and which `tp` would fit.
     """
     if not 0 < memory_utilisation <= 1:
         raise InputError(f"memory_utilisation must be above 0 and at most 1, not {memory_utilisation}")

@@ -1,8 +1,8 @@
 """The catalogue of models, and the reader of a Hugging Face `config.json` of a dense decoder. It never sees weights.
 
-A sliding attention window (Mistral-7B-v0.1, some Qwen2) is read as full attention with the context that the file states:
-a model whose window is shorter than its context is therefore shown with more attention and more KV memory than it needs
-beyond the window, and exactly right within it.
+A sliding attention window (Mistral-7B-v0.1, some Qwen2) is read as full attention with the context that the file
+states: a model whose window is shorter than its context is therefore shown with more attention and more KV memory
+than it needs beyond the window, and exactly right within it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def model_names() -> list[str]:
 def model(name: str, where: str | None = None) -> ModelSpec:
     """The shape of the model `name`: a hub id, its last component, a `config.json`, or a folder that holds one.
 
-    Case does not matter in names. Raises InputError for an unknown name, or a file that is missing or not a dense decoder;
-    `where` says which file or flag asked.
+    Case does not matter in names. Raises InputError for an unknown name, or a file that is missing or not a dense
+    decoder; `where` says which file or flag asked.
     """
     catalogue = _catalogue()
     asked = name.lower()
@@ -82,7 +82,8 @@ def _read(path: Path) -> ModelSpec:
 def from_config(config: dict[str, Any], name: str, where: str) -> ModelSpec:
     """The shape that a decoded `config.json` describes, to be called `name`; errors lead with `where`.
 
-    Raises InputError for a missing or impossible field (named), and for an architecture that is not a dense decoder.
+    A file that names no dtype is taken as bfloat16, one without tie_word_embeddings as untied. Raises InputError
+    for a missing or impossible field (named), and for an architecture that is not a dense decoder.
     """
     family = _family(config, where)
     hidden, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
@@ -115,7 +116,7 @@ def from_config(config: dict[str, Any], name: str, where: str) -> ModelSpec:
 def _family(config: dict[str, Any], where: str) -> str:
     for field, what in _NOT_DENSE.items():
         if config.get(field):
-            raise InputError(f"{what} ({field}) is not supported yet: only dense decoders are", where)
+            raise InputError(f"{what} (field {field}): only dense decoders in plain weights are supported yet", where)
     named = config.get("architectures")
     architecture = named[0] if isinstance(named, list) and named else None
     kind = config.get("model_type")

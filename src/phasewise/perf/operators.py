@@ -1,4 +1,4 @@
-"""Times of single operators on one device, nanoseconds. It knows neither layers nor requests; `roofline` puts them together.
+"""Times of single operators on one device, nanoseconds. It knows no layers and no requests; `roofline` joins them.
 
 With Pi the data sheet's bf16 throughput, BW its memory bandwidth and eta the fitted share of `Efficiency`:
 

@@ -10,13 +10,14 @@ Per device of a replica of N, for a step of n tokens of which P are of prompt ch
               + D * h_q * head + (context + D) * max(4*h_q*d / (eta Pi), 2*h_kv*d*bytes / (eta BW))
     embed(n) = row copy + all-reduce, and the last norm;  head(E) = gemm(E; vocabulary) + all-gather of the logits
 
-A chunk of q tokens after c cached ones has q * (c + (q+1)/2) pairs (causal: each token sees itself and what comes before;
-counting q * (c+q) would ask 102 % of an H100's throughput of the measured kernels), and reads all c+q keys and values, so
-that chunking a prompt costs re-reads but no extra operations. `token` is the traffic of queries, outputs and new keys and
-values, which measured kernels do not hide behind the products. A decode is the case q = 1. Both sides of its maximum grow
-in proportion to the context, so which one binds is a property of model and device, settled once: the sum over decodes needs
-only the sum of contexts, and a leap of decode steps is exactly affine. (On every device of the catalogue it is memory.)
-A step with chunks and decodes pays one attention launch: one kernel takes the whole batch. `operators` has the rest.
+A chunk of q tokens after c cached ones has q * (c + (q+1)/2) pairs: causal, each token sees itself and what comes
+before. (Counting q * (c+q) would put the measured prompt kernels of an H100 at 138 % of its throughput and those of an
+A100 at 116 %.) It reads all c+q keys and values, so that chunking a prompt costs re-reads but no extra operations.
+`token` is the traffic of queries, outputs and new keys and values, which measured kernels do not hide behind the
+products. A decode is the case q = 1. Both sides of its maximum grow in proportion to the context, so which one binds is
+a property of model and device, settled once: the sum over decodes needs only the sum of contexts, and a leap of decode
+steps is exactly affine. (For every model and device of the catalogues it is memory.) A step with chunks and decodes
+pays one attention launch, the longer: one kernel takes the whole batch. `operators` has the rest.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from phasewise.perf.shard import shard
 class Roofline:
     """Step times of `model` on `tp` devices; a `LatencyModel`.
 
-    `host_s` is the time of a step outside the device, seconds (None: the efficiency's default); `tile` rounds the rows of
-    matrix products up to whole tiles (0: no rounding). Raises InputError for a `tp` that does not split the heads, for
-    `tp` above 1 on a device without a link, and for a negative time or tile.
+    `host_s` is the time of a step outside the device, seconds (None: the efficiency's default); `tile` rounds the
+    rows of matrix products up to whole tiles (0: no rounding). Raises InputError for a `tp` that does not split the
+    heads, for `tp` above 1 on a device without a link, and for a negative time or tile.
     """
 
     def __init__(
@@ -97,8 +98,11 @@ class Roofline:
             head = self._by_emitting[emitting]
         except KeyError:
             head = self._head(emitting)
-        attention += self._chunk_launch_ns + self._token_ns * prompt
-        attention += self._decode_ns * decodes + self._context_ns * context
+        attention += self._token_ns * prompt
+        if decodes:
+            attention += self._mixed_launch_ns + self._decode_ns * decodes + self._context_ns * context
+        else:
+            attention += self._chunk_launch_ns
         return ((linear + head + attention, 0.0, 1),)
 
     def prefill_ns(self, tokens: int) -> float:
@@ -123,6 +127,7 @@ class Roofline:
         self._token_ns = layers * token_bytes * byte_ns(device, fit.attention_token_bandwidth)
         self._chunk_launch_ns = layers * fit.attention_chunk_launch_us * 1e3
         self._decode_launch_ns = layers * fit.attention_decode_launch_us * 1e3
+        self._mixed_launch_ns = max(self._chunk_launch_ns, self._decode_launch_ns)
         self._decode_ns = layers * part.q_heads * fit.attention_head_us * 1e3 + self._context_ns
 
     def _decode_step(self, decodes: int) -> tuple[float, float]:

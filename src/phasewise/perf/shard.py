@@ -1,7 +1,7 @@
-"""What one device of a tensor-parallel replica holds of each layer: heads and widths. It knows nothing of time or bytes.
+"""What one device of a tensor-parallel replica holds of each layer: heads and widths. No times, no bytes.
 
-Query heads, the feed-forward width and the vocabulary are split evenly; key-value heads are split as long as there are
-enough of them and replicated beyond that. Norms are replicated.
+Query heads, the feed-forward width and the vocabulary are split evenly; key-value heads are split as long as there
+are enough of them and replicated beyond that. Norms are replicated.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ go (memory, a file) is the sink's affair.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
 
-from phasewise.core.action import Action, Ended, Forget, Interrupt, Run
-from phasewise.core.event import Arrived, Event, Gone, StepDone
+from phasewise.core.action import Ended, Forget, Interrupt, Run
+from phasewise.core.event import Arrived, Gone, StepDone
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.record.columns import Record
 
@@ -39,23 +39,18 @@ class Columns(Protocol):
 class RoomLog:
     """The journal of one room (see `control.ports.Journal`)."""
 
-    __slots__ = ("_batch", "_sink", "columns", "events")
+    __slots__ = ("_sink", "batch", "columns", "events", "full")
 
     def __init__(self, columns: Columns, sink: Sink) -> None:
         self.columns = columns
         self.events = 0
-        self._batch: list[Record] = []
+        self.batch: list[Record] = []
+        self.full = BATCH
         self._sink = sink
-
-    def take(self, at_ns: int, event: Event, actions: Sequence[Action]) -> None:
-        batch = self._batch
-        batch.append((at_ns, event, actions))
-        if len(batch) >= BATCH:
-            self.flush()
 
     def flush(self) -> None:
         """Encode and fold what waits."""
-        batch = self._batch
+        batch = self.batch
         if batch:
             self.events += len(batch)
             self._sink(_encode(batch))

@@ -6,7 +6,6 @@ instant forward to the next step boundary. It keeps its own small book of who de
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from heapq import heappop, heappush
 
 from phasewise.core.action import Forget, Interrupt, Run
@@ -16,15 +15,11 @@ from phasewise.perf.latency import LatencyModel
 from phasewise.sim.clock import VirtualClock
 from phasewise.workload.truth import Truth
 
-Promise = Callable[[int, int], None]
-"""`(lane, end_ns)`: the run on this lane will be over then, unless promised anew."""
-
-
 class Lane:
     """The run in progress. `carry` is the fraction of a nanosecond by which its start lies after `start_ns`, so that time
-    does not drift with the number of steps that a busy period is cut into."""
+    does not drift with the number of steps that a busy period is cut into; `spent` adds what its steps take."""
 
-    __slots__ = ("carry", "end_ns", "pieces", "run", "start_ns", "steps")
+    __slots__ = ("carry", "end_ns", "pieces", "run", "spent", "start_ns", "steps")
 
     def __init__(self) -> None:
         self.run: Run | None = None
@@ -32,6 +27,7 @@ class Lane:
         self.steps = 0
         self.start_ns = 0
         self.carry = 0.0
+        self.spent = 0.0
         self.end_ns = -1
 
 
@@ -46,17 +42,35 @@ class CohortBook:
 
 
 class ModelledExecutor:
-    """One replica's device. `max_context` is where an answer ends at the latest."""
+    """One replica's device. `max_context` is where an answer ends at the latest.
+
+    The end of a run goes onto the clock's agenda, with `order` for its place among simultaneous ones; one that no longer
+    agrees with its lane's `end_ns` has been superseded.
+    """
+
+    __slots__ = (
+        "_agenda",
+        "_clock",
+        "_cohorts",
+        "_end",
+        "_left",
+        "_max_context",
+        "_order",
+        "_output_tokens",
+        "_pieces",
+        "lanes",
+    )
 
     def __init__(
-        self, clock: VirtualClock, latency: LatencyModel, truth: Truth, max_context: int, promise: Promise, lanes: int = 1
+        self, clock: VirtualClock, latency: LatencyModel, truth: Truth, max_context: int, order: int = 0, lanes: int = 1
     ) -> None:
         self._clock = clock
+        self._agenda = clock.agenda
+        self._order = order
         self._pieces = latency.pieces
         self._output_tokens = truth.output_tokens
         self._max_context = max_context
-        self._promise = promise
-        self._lanes = [Lane() for _ in range(lanes)]
+        self.lanes = [Lane() for _ in range(lanes)]
         self._cohorts: dict[str, CohortBook] = {}
         # request -> where it ends (its cohort, the step), while it decodes; tokens left, once it has been preempted.
         self._end: dict[int, tuple[CohortBook, int]] = {}
@@ -70,7 +84,7 @@ class ModelledExecutor:
             book, end = self._end.pop(request, (None, 0))
             if book is not None:
                 self._left[request] = end - book.clock
-        lane = self._lanes[plan.lane]
+        lane = self.lanes[plan.lane]
         steps = plan.repeat
         if steps != 1:
             first = self._first_end(plan.cohorts)
@@ -82,15 +96,18 @@ class ModelledExecutor:
         if lane.end_ns != now:
             lane.carry = 0.0
         lane.start_ns = now
-        spent = lane.carry
-        for piece in pieces:
-            spent += total_ns(piece, piece[2])
+        first, slope, n = pieces[0]
+        lane.spent = spent = lane.carry + n * first + slope * (n * (n - 1) // 2)
+        if n != steps:
+            for piece in pieces[1:]:
+                spent += total_ns(piece, piece[2])
+            lane.spent = spent
         lane.end_ns = end_ns = now + int(spent + 0.5)
-        self._promise(plan.lane, end_ns)
+        heappush(self._agenda, (end_ns, self._order, None))
 
     def interrupt(self, action: Interrupt) -> None:
         """End the run on a lane at its first step boundary after now: one at this very instant is past already."""
-        lane = self._lanes[action.lane]
+        lane = self.lanes[action.lane]
         wanted = self._clock.now_ns - lane.start_ns
         spent = lane.carry
         kept: list[Piece] = []
@@ -105,35 +122,29 @@ class ModelledExecutor:
         if steps < lane.steps:
             lane.pieces = tuple(kept)
             lane.steps = steps
+            lane.spent = spent
             lane.end_ns = lane.start_ns + int(spent + 0.5)
-            self._promise(action.lane, lane.end_ns)
+            heappush(self._agenda, (lane.end_ns, self._order, None))
 
     def forget(self, action: Forget) -> None:
         """Strike a cancelled request from the book."""
         self._end.pop(action.request, None)
         self._left.pop(action.request, None)
 
-    def due_ns(self, lane_id: int) -> int:
-        """When the run on a lane will be over; -1 if it is idle. A promise for another instant has been superseded."""
-        lane = self._lanes[lane_id]
-        return -1 if lane.run is None else lane.end_ns
-
     def done(self, lane_id: int) -> StepDone:
         """The event that ends the run on a lane, now that its promised instant has come."""
-        lane = self._lanes[lane_id]
+        lane = self.lanes[lane_id]
         run = lane.run
         assert run is not None
         lane.run = None
-        spent = lane.carry
-        for piece in lane.pieces:
-            spent += total_ns(piece, piece[2])
-        lane.carry = spent - (lane.end_ns - lane.start_ns)
+        lane.carry = lane.spent - (lane.end_ns - lane.start_ns)
         plan = run.plan
         ended: list[int] = []
         for name in plan.cohorts:
             book = self._cohorts[name]
             book.clock += lane.steps
-            self._collect(book, ended)
+            if book.ends[0][0] <= book.clock:
+                self._collect(book, ended)
         for chunk in plan.chunks:
             if chunk.joins is not None:
                 self._join(chunk.request, chunk.start + chunk.tokens, chunk.joins, ended)

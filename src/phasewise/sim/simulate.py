@@ -94,7 +94,6 @@ class World:
     def __init__(self, resolved: Resolved, workload: Workload, recorder: Recorder, physics: Physics) -> None:
         self._workload = workload
         self._clock = clock = VirtualClock()
-        self._heap: list[tuple[int, int, Any]] = []
         self._inbox: deque[tuple[Loop, Any]] = deque()
         self._wire_ns = to_ns(resolved.deployment.wire_s)
         self._sent = len(resolved.replicas)
@@ -105,7 +104,7 @@ class World:
             open_cluster(resolved), clock, recorder.cluster, {Submit: down, Cancel: down, Ended: lambda action: None}
         )
         for i, spec in enumerate(resolved.replicas):
-            executor = ModelledExecutor(clock, physics(i), workload.truth, spec.max_context, self._promise(i))
+            executor = ModelledExecutor(clock, physics(i), workload.truth, spec.max_context, order=i)
             up = self._to_cluster
             ports: dict[type, Callable[[Any], None]] = {Finished: up, Refused: up, Cancelled: up}
             ports |= {Run: executor.run, Interrupt: executor.interrupt, Forget: executor.forget}
@@ -114,18 +113,20 @@ class World:
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
-        clock, heap, inbox = self._clock, self._heap, self._inbox
+        clock, heap, inbox = self._clock, self._clock.agenda, self._inbox
         executors, instances, replicas = self._executors, self._instances, len(self._executors)
+        lanes = [executor.lanes[0] for executor in executors]
         outside = self._outside(progress)
         outside_ns, event = next(outside)
         while True:
             if heap and heap[0][0] <= (clock.now_ns if inbox else outside_ns):
                 at_ns, order, message = heappop(heap)
                 if order < replicas:
-                    executor = executors[order]
-                    if executor.due_ns(0) == at_ns:
+                    # A promise that has been superseded since is passed over.
+                    lane = lanes[order]
+                    if lane.end_ns == at_ns and lane.run is not None:
                         clock.now_ns = at_ns
-                        instances[order].take(executor.done(0))
+                        instances[order].take(executors[order].done(0))
                 else:
                     clock.now_ns = at_ns
                     loop, word = message
@@ -156,14 +157,6 @@ class World:
         while True:
             yield NEVER, None
 
-    def _promise(self, replica: int) -> Callable[[int, int], None]:
-        heap = self._heap
-
-        def promise(lane: int, end_ns: int) -> None:
-            heappush(heap, (end_ns, replica, None))
-
-        return promise
-
     def _to_instance(self, action: Submit | Cancel) -> None:
         self._send(self._instances[action.replica], action)
 
@@ -175,7 +168,7 @@ class World:
             self._inbox.append((loop, action))
             return
         self._sent += 1
-        heappush(self._heap, (self._clock.now_ns + self._wire_ns, self._sent, (loop, action)))
+        heappush(self._clock.agenda, (self._clock.now_ns + self._wire_ns, self._sent, (loop, action)))
 
 
 def _reference(model: LatencyModel, resolved: Resolved) -> tuple[tuple[tuple[int, float], ...], tuple[float, float]]:

@@ -30,6 +30,7 @@ from phasewise.workload.synth import (
 
 T = TypeVar("T")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MAX_DEPTH = 10
 _ARRIVALS: dict[str, type[msgspec.Struct]] = {"poisson": Poisson, "gamma": Gamma, "fixed": FixedGaps}
 _LENGTHS: dict[str, type[msgspec.Struct]] = {
     "fixed": FixedLength,
@@ -57,12 +58,23 @@ def parse_description(text: str, name: str, where: str) -> Synthetic:
 
 def _yaml(text: str, where: str) -> Any:
     try:
+        _check_depth(text, where)
         return yaml.load(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        row = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        last = text.rstrip().count("\n")
+        row = f":{min(error.problem_mark.line, last) + 1}" if error.problem_mark else ""
         raise InputError(f"not YAML ({error.problem}); mend the line", where + row) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"not YAML ({_one_line(str(error))}); give plain keys and values", where) from None
+
+
+def _check_depth(text: str, where: str) -> None:
+    """InputError if collections nest deeper than any description: libyaml's loader would overflow the C stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise InputError(f"nested more than {_MAX_DEPTH} deep; give plain keys and values", where)
 
 
 def _mapping(data: Any, where: str, right: str) -> dict[str, Any]:

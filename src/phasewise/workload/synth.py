@@ -177,7 +177,7 @@ def generate(spec: Synthetic, requests: int, seed: int = 0, rate: float | None =
     prompt, output = _normal_pairs(streams[1], streams[2], requests, spec.correlation)
     return Workload(
         name=spec.name,
-        arrival_ns=np.rint(start * (NS_PER_S / rate)).astype(np.int64),
+        arrival_ns=np.rint(start / rate * NS_PER_S).astype(np.int64),
         prompt_tokens=spec.prompt.lengths(prompt),
         truth=Truth(spec.output.lengths(output)),
         max_tokens=spec.max_tokens,
@@ -185,7 +185,7 @@ def generate(spec: Synthetic, requests: int, seed: int = 0, rate: float | None =
 
 
 def normal_cdf(normals: Floats) -> Floats:
-    """The standard normal distribution function through the C library's erfc: right to a few ulp."""
+    """The standard normal distribution function, from erfc: relative error below 1e-12 from z = -30 up."""
     return 0.5 * np.fromiter(map(math.erfc, (normals * -math.sqrt(0.5)).tolist()), np.float64, len(normals))
 
 

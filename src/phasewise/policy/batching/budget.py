@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from phasewise.core.resident import Resident
 from phasewise.core.step import ALL, Chunk, StepPlan
 from phasewise.core.view import InstanceState
@@ -11,75 +13,88 @@ CLOSED = StepPlan(cohorts=(ALL,), repeat=None, closed=True)
 """Decode until something happens; in a closed leap no arrival can be that something."""
 
 
+def coast(state: InstanceState, tokens: int, seats: int) -> tuple[StepPlan, ...] | None:
+    """The plan of a replica that only decodes, if that is all that it could do: no prompt at hand, no block lacking."""
+    if state.prefilling or state.waiting:
+        return None
+    cohort = state.cohorts[ALL]
+    if cohort.crossing(1) > state.ledger.free:
+        return None
+    return (OPEN,) if cohort.count < tokens and len(state.running) < seats else (CLOSED,)
+
+
 class Budget:
-    """Starts with the free blocks, a step's token budget and the free seats of one replica."""
+    """What one step may spend, and how much of that is left.
+
+    It starts with the free blocks, the token budget and the free seats of a replica, and with the decodes of all residents
+    paid for: one token and the block at hand for each, preempting the last admitted where blocks lack. That is what serving
+    them in order of admission comes to: each takes its block, the last one running is evicted whenever none is free, and
+    whoever is evicted needs none.
+    """
 
     __slots__ = ("_victims", "blocks", "decodes", "seats", "state", "tokens")
 
     def __init__(self, state: InstanceState, tokens: int, seats: int) -> None:
+        cohort = state.cohorts[ALL]
+        need = cohort.crossing(1)
         self.state = state
-        self.blocks = state.ledger.free
-        self.decodes = 0
-        self.tokens = tokens
+        self.decodes = cohort.count
+        self.blocks = blocks = state.ledger.free
         self.seats = seats - len(state.running)
         self._victims: dict[int, Resident] = {}
+        if need > blocks:
+            need = self._make_room(need)
+        self.blocks -= need
+        self.tokens = tokens - self.decodes
+
+    def _make_room(self, need: int) -> int:
+        """Preempt from the end of the running until the rest of them find their blocks; how many they need."""
+        for resident in reversed(self.state.running.values()):
+            if need <= self.blocks:
+                break
+            cohort = resident.cohort
+            if cohort is not None:
+                need -= cohort.crosses(resident)
+                self.decodes -= 1
+            self.evict(resident)
+        return need
 
     @property
     def preempted(self) -> tuple[int, ...]:
         """Residents to evict, in that order."""
         return tuple(self._victims)
 
-    def decode_all(self) -> None:
-        """Spend one token and the blocks at hand on every decoding resident, preempting the last admitted where blocks lack.
-
-        That is what serving them in order of admission comes to: each takes its block, the last one running is evicted
-        whenever none is free, and whoever is evicted needs none.
-        """
-        cohort = self.state.cohorts[ALL]
-        need = cohort.crossing(1)
-        self.decodes = cohort.count
-        if need > self.blocks:
-            for resident in reversed(self.state.running.values()):
-                if need <= self.blocks:
-                    break
-                if resident.cohort is not None:
-                    need -= cohort.crosses(resident)
-                    self.decodes -= 1
-                self.evict(resident)
-        self.blocks -= need
-        self.tokens -= self.decodes
-
     def evict(self, resident: Resident) -> None:
         """Count the resident out; its blocks can be spent again."""
         self._victims[resident.id] = resident
         self.blocks += self.state.ledger.held(resident)
 
-    def prefilling(self) -> list[Resident]:
+    def prefilling(self) -> Iterable[Resident]:
         """Residents that have prompt tokens left to compute, in order of admission, less the preempted."""
         victims = self._victims
-        return [r for r in self.state.prefilling.values() if r.id not in victims]
+        residents = self.state.prefilling.values()
+        return [r for r in residents if r.id not in victims] if victims else residents
 
     def chunk(self, resident: Resident, hold: int, tokens: int) -> Chunk:
         """Spend `tokens` tokens, and the blocks that make `hold` tokens covered, on a resident or one from the queue."""
-        extra = self.state.ledger.need(hold) - resident.blocks
+        extra = -(-hold // self.state.ledger.block_tokens) - resident.blocks
         if extra > 0:
             self.blocks -= extra
         self.tokens -= tokens
-        end = resident.computed + tokens
-        return Chunk(resident.id, resident.computed, tokens, hold, ALL if end == resident.known else None)
+        start = resident.computed
+        return Chunk(resident.id, start, tokens, hold, ALL if start + tokens == resident.known else None)
 
-    def lacks(self, resident: Resident, hold: int) -> bool:
-        """Whether too few blocks are left to cover `hold` tokens of the resident's context."""
-        return self.state.ledger.need(hold) - resident.blocks > self.blocks
+    def lacks(self, resident: Resident, hold: int, spare: int = 0) -> bool:
+        """Whether covering `hold` tokens of the resident's context would leave fewer than `spare` blocks."""
+        return -(-hold // self.state.ledger.block_tokens) - resident.blocks > self.blocks - spare
 
     def plans(self, chunks: list[Chunk]) -> tuple[StepPlan, ...]:
         """The plan that these chunks and the decodes make: one iteration with chunks, a leap without."""
         cohorts = (ALL,) if self.decodes else ()
         if chunks:
-            return (StepPlan(tuple(chunks), cohorts, self.preempted),)
+            return (StepPlan(tuple(chunks), cohorts, tuple(self._victims)),)
         if not cohorts:
             return ()
-        closed = bool(self.state.waiting) or self.seats <= 0 or self.tokens <= 0
         if self._victims:
-            return (StepPlan((), cohorts, self.preempted, None, True),)
-        return (CLOSED,) if closed else (OPEN,)
+            return (StepPlan((), cohorts, tuple(self._victims), None, True),)
+        return (CLOSED,) if self.state.waiting or self.seats <= 0 or self.tokens <= 0 else (OPEN,)

@@ -14,7 +14,7 @@ import msgspec
 
 from phasewise.core.step import Chunk, StepPlan
 from phasewise.core.view import InstanceState
-from phasewise.policy.batching.budget import Budget
+from phasewise.policy.batching.budget import Budget, coast
 
 
 class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,8 +25,9 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     watermark: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.01
 
     def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
+        if (decode := coast(state, self.token_budget, self.max_seqs)) is not None:
+            return decode
         budget = Budget(state, self.token_budget, self.max_seqs)
-        budget.decode_all()
         chunks: list[Chunk] = []
         if state.prefilling:
             for resident in budget.prefilling():
@@ -40,10 +41,10 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return budget.plans(chunks)
 
     def _admit(self, state: InstanceState, budget: Budget, chunks: list[Chunk]) -> None:
-        ledger = state.ledger
+        watermark = state.ledger.watermark
         for resident in state.waiting:
             tokens = min(resident.known, budget.tokens)
-            if tokens <= 0 or budget.seats <= 0 or ledger.need(resident.known) > budget.blocks - ledger.watermark:
+            if tokens <= 0 or budget.seats <= 0 or budget.lacks(resident, resident.known, watermark):
                 break
             chunks.append(budget.chunk(resident, resident.known, tokens))
             budget.seats -= 1

@@ -18,7 +18,7 @@ import msgspec
 
 from phasewise.core.step import Chunk, StepPlan
 from phasewise.core.view import InstanceState
-from phasewise.policy.batching.budget import Budget
+from phasewise.policy.batching.budget import Budget, coast
 
 
 class VllmV1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,8 +36,9 @@ class VllmV1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 0.0
 
     def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
+        if (decode := coast(state, self.token_budget, self.max_seqs)) is not None:
+            return decode
         budget = Budget(state, self.token_budget, self.max_seqs)
-        budget.decode_all()
         chunks: list[Chunk] = []
         if state.prefilling:
             for resident in budget.prefilling():

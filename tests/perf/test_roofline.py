@@ -1,0 +1,180 @@
+"""The roofline: a toy step redrawn by hand, and the properties that schedulers lean on."""
+
+import itertools
+
+import msgspec
+import pytest
+
+from phasewise.core.errors import InputError
+from phasewise.core.spec import DeviceSpec, ModelSpec
+from phasewise.core.step import ALL, Chunk, total_ns
+from phasewise.perf.efficiency import efficiency, ideal
+from phasewise.perf.hardware import device, device_names
+from phasewise.perf.latency import LatencyModel
+from phasewise.perf.memory import kv_bytes_per_token
+from phasewise.perf.models import model, model_names
+from phasewise.perf.operators import all_gather_ns, all_reduce_ns, gemm_ns
+from phasewise.perf.roofline import Roofline
+
+TOY = ModelSpec("toy", layers=2, hidden=64, ffn=160, q_heads=4, kv_heads=2, head_dim=16, vocab=100, max_context=128)
+# 1 TFLOP/s is 1000 operations a nanosecond, 10 GB/s ten bytes a nanosecond: products of this toy are bound by memory.
+ROUND = DeviceSpec("round", 1.0, 10.0, 1.0, 2.0, "made up")
+
+
+def of(name: str, on: str = "h100", tp: int = 1, **rest: float) -> Roofline:
+    spec = device(on)
+    return Roofline(model(name), spec, tp, efficiency(spec), **rest)  # type: ignore[arg-type]
+
+
+def chunk(start: int, tokens: int, last: bool = False) -> Chunk:
+    return Chunk(0, start, tokens, start + tokens, ALL if last else None)
+
+
+def time(roofline: LatencyModel, chunks: tuple[Chunk, ...] = (), decodes: int = 0, context: int = 0) -> float:
+    ((first, _, steps),) = roofline.pieces(chunks, decodes, context, 1)
+    assert steps == 1
+    return first
+
+
+def moved(rows: int, columns: int, inner: int) -> int:
+    return rows * inner + inner * columns + rows * columns
+
+
+def linear_bytes(n: int) -> int:
+    """Bytes of everything but attention and the head for n tokens of the toy, two bytes an element."""
+    gemms = moved(n, 128, 64) + moved(n, 64, 64) + moved(n, 320, 64) + moved(n, 64, 160)
+    layer = gemms + 2 * 4 * 64 * n + 2 * (64 + 32) * n + 3 * 160 * n
+    return 2 * (2 * layer + 2 * 64 * n + 4 * 64 * n)
+
+
+def test_a_decode_step_by_hand() -> None:
+    roofline = Roofline(TOY, ROUND, 1, ideal())
+    expected = linear_bytes(3) + 2 * moved(3, 100, 64) + 2 * 2 * 32 * 2 * (50 + 3)
+    assert time(roofline, decodes=3, context=50) == pytest.approx(expected / 10)
+
+
+def test_a_chunk_step_by_hand() -> None:
+    roofline = Roofline(TOY, ROUND, 1, ideal())
+    token = 2 * 5 * 2 * (64 + 32) * 2
+    read = 2 * 2 * 32 * 2 * (7 + 5)
+    assert time(roofline, (chunk(7, 5),)) == pytest.approx((linear_bytes(5) + token + read) / 10)
+    last = time(roofline, (chunk(7, 5, last=True),))
+    assert last == pytest.approx((linear_bytes(5) + token + read + 2 * moved(1, 100, 64)) / 10)
+
+
+def test_attention_is_a_sum_of_maxima_not_a_maximum_of_sums() -> None:
+    # On this device a chunk of 40 tokens without cache is bound by arithmetic, one of 1 after 5000 by memory.
+    fast = DeviceSpec("fast", 1.0, 10.0, 0.05, 0.0, "made up")
+    roofline = Roofline(TOY, fast, 1, msgspec.structs.replace(ideal(), gemm_compute=1e9))
+    dense, sparse = 2 * 4 * 64 * 40 * 41 / 2 / 50, 2 * 2 * 32 * 2 * 5001 / 10
+    assert dense > 2 * 2 * 32 * 2 * 40 / 10
+    assert sparse > 2 * 4 * 64 * 5001 / 50
+    both = time(roofline, (chunk(0, 40), chunk(5000, 1)))
+    rest = linear_bytes(41) / 10 + 2 * 41 * 2 * (64 + 32) * 2 / 10
+    assert both - rest == pytest.approx(dense + sparse)
+
+
+def test_chunking_keeps_the_operations_and_rereads_the_cache() -> None:
+    chunks = [chunk(start, 8) for start in range(0, 64, 8)]
+    # Bandwidth without bound leaves only the operations, throughput without bound only the bytes.
+    for free, grows in (("attention_bandwidth", 1.0), ("attention_compute", sum(range(8, 65, 8)) / 64)):
+        fit = msgspec.structs.replace(ideal(), **{free: 1e12, "attention_token_bandwidth": 1e12})
+        slow = DeviceSpec("slow", 1.0, 10.0, 0.001, 0.0, "made up")
+        roofline = Roofline(TOY, slow, 1, fit)
+        none = Roofline(TOY, slow, 1, msgspec.structs.replace(fit, attention_bandwidth=1e12, attention_compute=1e12))
+        bare = [time(none, (chunk(0, n),)) for n in (8, 64)]
+        parts = sum(time(roofline, (c,)) - bare[0] for c in chunks)
+        whole = time(roofline, (chunk(0, 64),)) - bare[1]
+        assert parts == pytest.approx(whole * grows)
+
+
+def test_equal_tokens_with_different_contexts_differ() -> None:
+    roofline = of("Llama-3.1-8B")
+    assert time(roofline, (chunk(30_000, 512),)) > 1.2 * time(roofline, (chunk(0, 512),))
+
+
+def test_a_leap_is_the_sum_of_its_steps() -> None:
+    for roofline in (of("Llama-3.1-8B"), of("Qwen3-32B", "a100", 4)):
+        decodes, context, steps = 17, 12_345, 300
+        (piece,) = roofline.pieces((), decodes, context, steps)
+        assert piece[2] == steps
+        singles = [time(roofline, (), decodes, context + i * decodes) for i in range(steps)]
+        assert total_ns(piece, steps) == pytest.approx(sum(singles), abs=1.0)
+        assert singles[-1] - singles[0] == pytest.approx((steps - 1) * piece[1], abs=1e-3)
+        assert piece[1] > 0
+
+
+def test_memory_binds_decode_attention_for_every_model_and_device() -> None:
+    for name, on in itertools.product(model_names(), device_names()):
+        spec, fit = model(name), efficiency(device(on))
+        expected = kv_bytes_per_token(spec) / (device(on).memory_gb_s * fit.attention_bandwidth)
+        assert of(name, on).decode_line()[1] == pytest.approx(expected)
+
+
+def test_more_work_never_takes_less_time() -> None:
+    roofline = of("Llama-3.1-8B")
+    tokens = [roofline.prefill_ns(n) for n in range(1, 3000, 37)]
+    assert tokens == sorted(tokens)
+    decodes = [time(roofline, (), n, 1000 * n) for n in range(1, 300)]
+    assert decodes == sorted(decodes)
+    assert time(roofline, (chunk(0, 100),), 8, 8000) > time(roofline, (), 8, 8000)
+    assert time(roofline, (chunk(0, 100),), 8, 8000) > time(roofline, (chunk(0, 100),))
+    assert time(roofline, (chunk(0, 100, last=True),)) > time(roofline, (chunk(0, 100),))
+
+
+def test_the_unloaded_references() -> None:
+    roofline = of("Llama-3.1-8B")
+    fixed, each = roofline.decode_line()
+    assert time(roofline, (), 1, 4000) == pytest.approx(fixed + 4000 * each)
+    assert roofline.prefill_ns(700) == time(roofline, (chunk(0, 700, last=True),))
+    # Eight billion parameters at two bytes over 3.35 TB/s are 4.8 ms: no decode step can beat it.
+    assert 4.5e6 < fixed < 8e6
+
+
+def test_tensor_parallelism_adds_its_collectives() -> None:
+    fit = msgspec.structs.replace(ideal(), all_reduce_launch_us=4.0, all_reduce_link=0.5)
+    free = msgspec.structs.replace(fit, all_reduce_launch_us=0.0, all_reduce_link=1e12)
+    one, split, unlinked = (Roofline(TOY, ROUND, tp, f) for tp, f in ((1, fit), (2, fit), (2, free)))
+    collectives = (2 * 2 + 1) * all_reduce_ns(ROUND, fit, 2, 6 * 64 * 2) + all_gather_ns(ROUND, fit, 2, 6 * 100 * 2)
+    assert time(split, decodes=6) - time(unlinked, decodes=6) == pytest.approx(collectives, rel=1e-6)
+    assert time(unlinked, decodes=6) < time(one, decodes=6) < 2 * time(unlinked, decodes=6)
+
+
+def test_tiles_round_rows_of_products_up() -> None:
+    fit = msgspec.structs.replace(ideal(), gemm_compute=0.001)
+    tiled, plain = Roofline(TOY, ROUND, 1, fit, tile=32), Roofline(TOY, ROUND, 1, fit)
+    assert time(tiled, (chunk(0, 64),)) == time(plain, (chunk(0, 64),))
+    shapes = ((128, 64), (64, 64), (320, 64), (64, 160))
+    extra = sum(gemm_ns(ROUND, fit, 96, n, k, 2) - gemm_ns(ROUND, fit, 65, n, k, 2) for n, k in shapes)
+    assert time(tiled, (chunk(0, 65),)) - time(plain, (chunk(0, 65),)) == pytest.approx(2 * extra)
+
+
+def test_host_time_is_added_once_a_step() -> None:
+    slow, fast = of("Llama-3.1-8B", host_s=0.003), of("Llama-3.1-8B", host_s=0.0)
+    for chunks, decodes in (((), 4), ((chunk(0, 64),), 0), ((chunk(0, 64), chunk(64, 64)), 4)):
+        assert time(slow, chunks, decodes) - time(fast, chunks, decodes) == pytest.approx(3e6)
+    assert of("Llama-3.1-8B", host_s=efficiency(device("h100")).host_s).prefill_ns(9) == of("Llama-3.1-8B").prefill_ns(
+        9
+    )
+
+
+def test_a_step_takes_at_least_a_nanosecond() -> None:
+    instant = DeviceSpec("instant", 1.0, 1e15, 1e15, 0.0, "made up")
+    assert time(Roofline(TOY, instant, 1, ideal()), decodes=1) >= 1
+
+
+def test_bad_arguments() -> None:
+    alone = DeviceSpec("alone", 1.0, 10.0, 1.0, 0.0, "made up")
+    with pytest.raises(InputError, match="tp 2 needs a link between devices, and alone has none"):
+        Roofline(TOY, alone, 2, ideal())
+    with pytest.raises(InputError, match="tp 3 does not divide the 4 attention heads"):
+        Roofline(TOY, ROUND, 3, ideal())
+    with pytest.raises(InputError, match="host_s must be a time of at least 0"):
+        Roofline(TOY, ROUND, 1, ideal(), host_s=-1.0)
+    with pytest.raises(InputError, match="tile must be a number of tokens"):
+        Roofline(TOY, ROUND, 1, ideal(), tile=-1)
+
+
+def test_the_basis_is_that_of_the_efficiency() -> None:
+    assert of("Llama-3.1-8B").basis == "roofline, fitted on A100/H100 kernels"
+    assert of("Llama-3.1-8B", "l4").basis == "roofline, data sheet only"
