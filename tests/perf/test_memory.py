@@ -1,5 +1,6 @@
 """What fits: bytes by hand for a toy, a published capacity, and the error of a model that does not fit."""
 
+import msgspec
 import pytest
 
 from phasewise.core.errors import InputError
@@ -16,6 +17,11 @@ def test_shards_add_up_to_the_model() -> None:
     part = shard(TOY, 4)
     assert (part.q_heads, part.kv_heads, part.q, part.kv, part.ffn, part.vocab) == (2, 1, 16, 8, 40, 25)
     assert shard(TOY, 1).q == 64
+
+
+def test_widths_that_do_not_divide_are_those_of_the_fullest_device() -> None:
+    part = shard(msgspec.structs.replace(TOY, q_heads=12, kv_heads=4), 3)
+    assert (part.q_heads, part.kv_heads, part.ffn, part.vocab) == (4, 2, 54, 34)
 
 
 def test_a_tp_that_does_not_divide_the_heads() -> None:

@@ -87,6 +87,8 @@ def test_what_each_architecture_adds() -> None:
     assert biased.parameters - plain == 2 * (3 * 64 + 64)
     qwen2 = from_config({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}, "toy", "here")
     assert qwen2.parameters - plain == 2 * 3 * 64
+    told = from_config({**LLAMA, "architectures": ["Qwen2ForCausalLM"], "attention_bias": True}, "toy", "here")
+    assert told == qwen2
     qwen3 = from_config({**LLAMA, "architectures": ["Qwen3ForCausalLM"], "head_dim": 32}, "toy", "here")
     assert qwen3.parameters - plain == 2 * (4 * 64 * 64 + 2 * 32)
     tied = from_config({**LLAMA, "tie_word_embeddings": True}, "toy", "here")

@@ -149,13 +149,36 @@ def test_tiles_round_rows_of_products_up() -> None:
     assert time(tiled, (chunk(0, 65),)) - time(plain, (chunk(0, 65),)) == pytest.approx(2 * extra)
 
 
+def test_fixed_times_of_attention() -> None:
+    fit = msgspec.structs.replace(
+        ideal(), attention_chunk_launch_us=2.0, attention_decode_launch_us=5.0, attention_head_us=0.25
+    )
+    slow, fast = Roofline(TOY, ROUND, 2, fit), Roofline(TOY, ROUND, 2, ideal())
+    # Two layers; two of the four query heads on each device, for each of three decodes.
+    heads, prompt = 2 * 2 * 3 * 250, (chunk(0, 9),)
+    for chunks, decodes, extra in ((prompt, 0, 2 * 2000), ((), 3, 2 * 5000 + heads), (prompt, 3, 2 * 5000 + heads)):
+        assert time(slow, chunks, decodes, 30) - time(fast, chunks, decodes, 30) == pytest.approx(extra)
+
+
+def test_decode_attention_bound_by_arithmetic_is_still_a_line() -> None:
+    slow = DeviceSpec("slow", 1.0, 10.0, 0.001, 0.0, "made up")
+    roofline = Roofline(TOY, slow, 1, ideal())
+    assert roofline.decode_line()[1] == pytest.approx(2 * 4 * 64 / 1)
+    assert roofline.pieces((), 3, 60, 5)[0][1] == pytest.approx(3 * 2 * 4 * 64 / 1)
+
+
+def test_norms_of_queries_and_keys_cost_their_traffic() -> None:
+    normed = Roofline(msgspec.structs.replace(TOY, qk_norm=True), ROUND, 1, ideal())
+    extra = time(normed, decodes=7) - time(Roofline(TOY, ROUND, 1, ideal()), decodes=7)
+    assert extra == pytest.approx(2 * 2 * (64 + 32) * 7 * 2 / 10)
+
+
 def test_host_time_is_added_once_a_step() -> None:
     slow, fast = of("Llama-3.1-8B", host_s=0.003), of("Llama-3.1-8B", host_s=0.0)
     for chunks, decodes in (((), 4), ((chunk(0, 64),), 0), ((chunk(0, 64), chunk(64, 64)), 4)):
         assert time(slow, chunks, decodes) - time(fast, chunks, decodes) == pytest.approx(3e6)
-    assert of("Llama-3.1-8B", host_s=efficiency(device("h100")).host_s).prefill_ns(9) == of("Llama-3.1-8B").prefill_ns(
-        9
-    )
+    usual = of("Llama-3.1-8B", host_s=efficiency(device("h100")).host_s)
+    assert usual.prefill_ns(9) == of("Llama-3.1-8B").prefill_ns(9)
 
 
 def test_a_step_takes_at_least_a_nanosecond() -> None:

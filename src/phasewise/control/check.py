@@ -14,59 +14,46 @@ if TYPE_CHECKING:
     from phasewise.control.instance import Lane
 
 
-def check_plan(plan: StepPlan, state: InstanceState, lanes: Sequence[Lane]) -> None:
-    """PlanError unless the plan's chunks and preemptions can be applied. Blocks and lanes are checked as they are taken."""
-    if not 0 <= plan.lane < len(lanes):
-        raise PlanError(f"there is no lane {plan.lane}")
-    if plan.preempt:
-        _check_preempted(plan, state)
-    if plan.chunks:
-        _check_chunks(plan, state)
-    if len(lanes) > 1:
-        _check_flights(plan, state, lanes)
-
-
-def _check_preempted(plan: StepPlan, state: InstanceState) -> None:
+def check_preempted(plan: StepPlan, state: InstanceState) -> None:
+    """Only those that run can be preempted, once, and not by a plan that runs them."""
     chunked = {chunk.request for chunk in plan.chunks}
     for request in plan.preempt:
         if request not in state.running:
             raise PlanError(f"request {request} is to be preempted but does not run")
-        if request in chunked:
-            raise PlanError(f"request {request} cannot be preempted and run in one plan")
+        if request in chunked or plan.preempt.count(request) > 1:
+            raise PlanError(f"request {request} cannot be preempted and run, or preempted twice, in one plan")
 
 
-def _check_chunks(plan: StepPlan, state: InstanceState) -> None:
-    if plan.repeat != 1:
-        raise PlanError("a plan with prompt chunks runs once")
-    fresh = 0
-    for chunk in plan.chunks:
-        resident = state.prefilling.get(chunk.request)
-        if resident is None:
-            resident, fresh = _from_queue(chunk, state, fresh)
-        if chunk.start != resident.computed or chunk.tokens < 1 or chunk.start + chunk.tokens > resident.known:
-            raise PlanError(
-                f"request {chunk.request}: chunk {chunk.start}+{chunk.tokens}, "
-                f"but {resident.computed} of {resident.known} tokens are computed"
-            )
-        last = chunk.start + chunk.tokens == resident.known
-        if (chunk.joins is not None) != last or (last and chunk.joins not in state.cohorts):
-            raise PlanError(f"request {chunk.request}: the last chunk, and no other, names a cohort to join")
-        if chunk.hold < chunk.start + chunk.tokens or (last and resident.known < chunk.hold < state.max_context):
-            raise PlanError(f"request {chunk.request}: holds {chunk.hold} tokens, wants its own or the whole context")
+def check_chunk(chunk: Chunk, resident: Resident, state: InstanceState) -> None:
+    """A chunk goes on where the last one ended, names a cohort if it is the last, and holds what it computes.
+
+    At its last chunk a request holds blocks for exactly its own tokens, or for the whole context.
+    """
+    end = chunk.start + chunk.tokens
+    known, hold = resident.known, chunk.hold
+    if chunk.start != resident.computed or chunk.tokens < 1 or end > known:
+        raise PlanError(
+            f"request {chunk.request}: chunk {chunk.start}+{chunk.tokens}, "
+            f"but {resident.computed} of {known} tokens are computed"
+        )
+    if (end == known) != (chunk.joins in state.cohorts):
+        raise PlanError(f"request {chunk.request}: the last chunk, and no other, names a cohort to join")
+    if hold < end or (end == known and known < hold < state.max_context):
+        raise PlanError(f"request {chunk.request}: holds {hold} tokens, wants its own or the whole context")
 
 
-def _from_queue(chunk: Chunk, state: InstanceState, at: int) -> tuple[Resident, int]:
-    """The queued request of a chunk, looking first where it is when a policy serves its queue in order."""
-    waiting = state.waiting
-    if at < len(waiting) and waiting[at].id == chunk.request:
-        return waiting[at], at + 1
-    for resident in waiting:
+def find_waiting(chunk: Chunk, state: InstanceState) -> Resident:
+    """The queued request of a chunk that is not the head of the queue."""
+    for resident in state.waiting:
         if resident.id == chunk.request:
-            return resident, at
+            return resident
     raise PlanError(f"request {chunk.request} neither waits nor has a prompt to finish")
 
 
-def _check_flights(plan: StepPlan, state: InstanceState, lanes: Sequence[Lane]) -> None:
+def check_flights(plan: StepPlan, state: InstanceState, lanes: Sequence[Lane]) -> None:
+    """What is in flight on one lane cannot be planned on another."""
+    if not 0 <= plan.lane < len(lanes):
+        raise PlanError(f"there is no lane {plan.lane}")
     asked = {chunk.request for chunk in plan.chunks}
     for lane in lanes:
         if lane.run is None:
@@ -75,5 +62,6 @@ def _check_flights(plan: StepPlan, state: InstanceState, lanes: Sequence[Lane]) 
             if chunk.request in asked or chunk.request in plan.preempt:
                 raise PlanError(f"request {chunk.request} is in flight on another lane")
         for cohort in lane.cohorts:
-            if cohort.name in plan.cohorts or any(state.running[r].cohort is cohort for r in plan.preempt):
+            preempted = (state.running[r].cohort for r in plan.preempt if r in state.running)
+            if cohort.name in plan.cohorts or cohort in preempted:
                 raise PlanError(f"cohort '{cohort.name}' is in flight on another lane")

@@ -7,7 +7,7 @@ takes or an answer will be.
 
 from __future__ import annotations
 
-from phasewise.control.check import check_plan
+from phasewise.control.check import check_chunk, check_flights, check_preempted, find_waiting
 from phasewise.control.ports import Handlers
 from phasewise.core.action import Action, Forget, Interrupt, Run
 from phasewise.core.errors import PlanError
@@ -43,6 +43,7 @@ class InstanceControl:
         self._plan = batcher.plan
         self._ledger = ledger
         self._lanes = [Lane() for _ in range(lanes)]
+        self._alone = lanes == 1
         self._inside: dict[int, Resident] = {}
         self._leaving: dict[int, Resident] = {}
         self._runs = 0
@@ -89,9 +90,9 @@ class InstanceControl:
             raise PlanError(f"run {event.run} is reported done on lane {event.lane}, which is not running it")
         lane.run = None
         state, ledger, plan = self.state, self._ledger, run.plan
-        steps = 0
-        for _, _, n in event.pieces:
-            steps += n
+        steps = event.pieces[0][2]
+        for piece in event.pieces[1:]:
+            steps += piece[2]
         for cohort in lane.cohorts:
             if plan.repeat != 1:
                 ledger.free -= cohort.growth(steps)
@@ -148,37 +149,47 @@ class InstanceControl:
         state = self.state
         if not state.running and not state.waiting:
             return out
-        lanes = self._lanes
-        if len(lanes) > 1:
-            state.free_lanes = tuple(i for i, lane in enumerate(lanes) if lane.run is None)
+        if not self._alone:
+            state.free_lanes = tuple(i for i, lane in enumerate(self._lanes) if lane.run is None)
         for plan in self._plan(state, now_ns):
-            if plan.chunks or plan.preempt or len(lanes) > 1:
-                check_plan(plan, state, lanes)
-                self._rearrange(plan)
+            if not self._alone:
+                check_flights(plan, state, self._lanes)
+            if plan.preempt:
+                self._preempt(plan)
+            if plan.chunks:
+                self._place(plan)
             out.append(self._launch(plan))
         return out
 
-    def _rearrange(self, plan: StepPlan) -> None:
-        """Move residents as the plan says: the preempted to the front of the queue, those with chunks onto the replica."""
-        state, ledger = self.state, self._ledger
-        running, waiting = state.running, state.waiting
+    def _preempt(self, plan: StepPlan) -> None:
+        """Move the preempted to the front of the queue, to be recomputed."""
+        state = self.state
+        check_preempted(plan, state)
         for request in plan.preempt:
-            resident = running[request]
+            resident = state.running[request]
             self._vacate(resident)
             resident.known = resident.prompt + resident.generated
             resident.computed = 0
-            waiting.appendleft(resident)
+            state.waiting.appendleft(resident)
+
+    def _place(self, plan: StepPlan) -> None:
+        """Give each chunk's request its blocks, after admitting it if it waits."""
+        state, hold = self.state, self._ledger.hold
+        prefilling, waiting = state.prefilling, state.waiting
+        if plan.repeat != 1:
+            raise PlanError("a plan with prompt chunks runs once")
         for chunk in plan.chunks:
             request = chunk.request
-            resident = self._inside[request]
-            if request not in running:
-                if waiting[0] is resident:
-                    waiting.popleft()
+            resident = prefilling.get(request)
+            if resident is None:
+                if waiting and waiting[0].id == request:
+                    resident = waiting.popleft()
                 else:
+                    resident = find_waiting(chunk, state)
                     waiting.remove(resident)
-                running[request] = resident
-                state.prefilling[request] = resident
-            ledger.hold(resident, chunk.hold)
+                state.running[request] = prefilling[request] = resident
+            check_chunk(chunk, resident, state)
+            hold(resident, chunk.hold)
 
     def _launch(self, plan: StepPlan) -> Run:
         """Clamp how often the plan may repeat to the blocks that are left, and send it off.
@@ -197,14 +208,14 @@ class InstanceControl:
             growth += cohort.crossing(1)
         if growth > ledger.free:
             raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
-        if not decodes and not plan.chunks:
-            raise PlanError("the plan runs nothing")
         if plan.repeat != 1:
-            most = ledger.steps_until_full(cohorts) if len(self._lanes) == 1 else 1
+            most = ledger.steps_until_full(cohorts) if self._alone else 1
             if most is not None and (plan.repeat is None or plan.repeat > most):
-                plan = StepPlan(plan.chunks, plan.cohorts, plan.preempt, most, plan.closed, plan.lane)
+                plan = StepPlan((), plan.cohorts, plan.preempt, most, plan.closed, plan.lane)
         if plan.repeat == 1:
             ledger.free -= growth
+        if not decodes and not plan.chunks:
+            raise PlanError("the plan runs nothing")
         lane.run = run = Run(self._runs, plan, decodes, context)
         lane.interrupted = False
         self._runs += 1

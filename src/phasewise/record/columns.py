@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from phasewise.core.action import Action, Ended, Forget, Outcome, Run
 from phasewise.core.event import Arrived, StepDone
-from phasewise.core.step import Chunk, Piece, total_ns
+from phasewise.core.step import Piece, total_ns
 
 Record = tuple[int, Any, Sequence[Action]]
 """`(at_ns, event, actions)`: one line of a room's log."""
@@ -50,6 +50,9 @@ FINISHED, PREEMPTED, CANCELLED, STILL = range(4)
 _REQUEST = struct.Struct("<iqqiiB").pack
 _STEP = struct.Struct("<qqdiiih").pack
 _SPAN = struct.Struct("<iiiiiB").pack
+
+
+_NO_CLOCK: list[int] = [0, -1]
 
 
 class ClusterColumns:
@@ -90,16 +93,19 @@ class InstanceColumns:
         self._open: dict[int, tuple[int, int, int, list[int]]] = {}
 
     def fold(self, records: Iterable[Record]) -> None:
+        runs = self._runs
         for at_ns, event, actions in records:
             if type(event) is StepDone:
-                self._done(event, at_ns)
+                start, run = runs[event.lane]
+                self._done(event, run, start, at_ns)
             for action in actions:
                 kind = type(action)
                 if kind is Run:
                     plan = action.plan  # type: ignore[union-attr]
-                    self._runs[plan.lane] = (at_ns, action)  # type: ignore[assignment]
-                    for request in plan.preempt:
-                        self._close(request, PREEMPTED)
+                    runs[plan.lane] = (at_ns, action)  # type: ignore[assignment]
+                    if plan.preempt:
+                        for request in plan.preempt:
+                            self._close(request, PREEMPTED)
                 elif kind is Forget and action.request in self._open:  # type: ignore[union-attr]
                     self._close(action.request, CANCELLED)  # type: ignore[union-attr]
 
@@ -108,53 +114,46 @@ class InstanceColumns:
         still = b"".join(self._span(request, stay, STILL) for request, stay in self._open.items())
         return np.frombuffer(bytes(self._steps), STEPS), np.frombuffer(bytes(self._spans) + still, SPANS)
 
-    def _done(self, event: StepDone, at_ns: int) -> None:
-        start, run = self._runs.pop(event.lane)
+    def _done(self, event: StepDone, run: Run, start: int, at_ns: int) -> None:
         plan = run.plan
-        prefill = 0
-        for chunk in plan.chunks:
-            prefill += chunk.tokens
         pieces = event.pieces
-        if len(pieces) == 1:
-            _, slope, steps = pieces[0]
-            self._steps += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
-        else:
-            steps = self._several(start, run, pieces, prefill, at_ns)
+        _, slope, steps = pieces[0]
+        prefill = 0
         row = self._row
+        if len(pieces) > 1:
+            row, start, slope, steps = self._all_but_last(start, run, pieces)
         for name in plan.cohorts:
             clock = self._clocks[name]
-            clock[0] += steps
+            clock[0] += steps if len(pieces) == 1 else sum(piece[2] for piece in pieces)
             clock[1] = row
-        if plan.chunks:
-            self._chunks(plan.chunks, row)
+        for chunk in plan.chunks:
+            prefill += chunk.tokens
+            joins = chunk.joins
+            if joins is None:
+                self._open.setdefault(chunk.request, (row, -1, 0, _NO_CLOCK))
+            else:
+                self._first_token(chunk.request, joins, row)
+        self._steps += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
         for request in event.ended:
             first_chunk, first_token, since, clock = self._open.pop(request)
             self._spans += _SPAN(request, first_chunk, first_token, row, 1 + clock[0] - since, FINISHED)
         self._row = row + 1
 
-    def _several(self, start: int, run: Run, pieces: tuple[Piece, ...], prefill: int, at_ns: int) -> int:
-        spent = 0.0
-        steps = 0
-        begun = start
-        for i, piece in enumerate(pieces):
-            spent += total_ns(piece, piece[2])
-            steps += piece[2]
-            end = at_ns if i == len(pieces) - 1 else begun + int(spent + 0.5)
-            self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, prefill, run.plan.lane)
-            start = end
-        self._row += len(pieces) - 1
-        return steps
+    def _first_token(self, request: int, cohort: str, row: int) -> None:
+        clock = self._clocks.setdefault(cohort, [0, -1])
+        stay = self._open.get(request)
+        self._open[request] = (row if stay is None else stay[0], row, clock[0], clock)
 
-    def _chunks(self, chunks: Sequence[Chunk], row: int) -> None:
-        for chunk in chunks:
-            request = chunk.request
-            stay = self._open.get(request)
-            if chunk.joins is None:
-                if stay is None:
-                    self._open[request] = (row, -1, 0, [0, -1])
-                continue
-            clock = self._clocks.setdefault(chunk.joins, [0, -1])
-            self._open[request] = (row if stay is None else stay[0], row, clock[0], clock)
+    def _all_but_last(self, start: int, run: Run, pieces: tuple[Piece, ...]) -> tuple[int, int, float, int]:
+        """Write every piece of a run but the last; the row of that, and its start, slope and steps."""
+        spent = 0.0
+        begun = start
+        for piece in pieces[:-1]:
+            spent += total_ns(piece, piece[2])
+            end = begun + int(spent + 0.5)
+            self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, 0, run.plan.lane)
+            start = end
+        return self._row + len(pieces) - 1, start, pieces[-1][1], pieces[-1][2]
 
     def _close(self, request: int, left: int) -> None:
         self._spans += self._span(request, self._open.pop(request), left)
