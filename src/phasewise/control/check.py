@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from phasewise.control.lane import Lane
 from phasewise.core.errors import PlanError
 from phasewise.core.resident import Resident
 from phasewise.core.step import Chunk, StepPlan
 from phasewise.core.view import InstanceState
-
-if TYPE_CHECKING:
-    from phasewise.control.instance import Lane
 
 
 def check_preempted(plan: StepPlan, state: InstanceState) -> None:

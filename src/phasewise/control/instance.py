@@ -8,27 +8,17 @@ takes or an answer will be.
 from __future__ import annotations
 
 from phasewise.control.check import check_chunk, check_flights, check_preempted, find_waiting
+from phasewise.control.lane import Lane
 from phasewise.control.ports import Handlers
 from phasewise.core.action import Action, Forget, Interrupt, Run
 from phasewise.core.errors import PlanError
 from phasewise.core.event import StepDone
 from phasewise.core.kv import BlockLedger
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
-from phasewise.core.resident import Cohort, Resident
+from phasewise.core.resident import Resident
 from phasewise.core.step import StepPlan
 from phasewise.core.view import InstanceState
 from phasewise.policy.roles import Batcher
-
-
-class Lane:
-    """One forward pass at a time: the `Run` in flight (None: free) and the cohorts in it."""
-
-    __slots__ = ("cohorts", "interrupted", "run")
-
-    def __init__(self) -> None:
-        self.run: Run | None = None
-        self.cohorts: tuple[Cohort, ...] = ()
-        self.interrupted = False
 
 
 class InstanceControl:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from phasewise.core.action import Action, Ended, Forget, Interrupt, Run
-from phasewise.core.event import Event
 
 
 class Clock(Protocol):
@@ -31,7 +30,7 @@ class Journal(Protocol):
     """Where a room's events and actions are written down: lines wait in `batch`, and `flush` writes them when it is full."""
 
     @property
-    def batch(self) -> list[tuple[int, Event, list[Action]]]: ...
+    def batch(self) -> list[tuple[int, Any, list[Action]]]: ...
 
     @property
     def full(self) -> int: ...

@@ -8,7 +8,7 @@ token is out at the end of row `first_token`, and one more at the end of every d
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from phasewise.core.action import Action, Ended, Forget, Outcome, Run
 from phasewise.core.event import Arrived, StepDone
 from phasewise.core.step import Piece, total_ns
 
-Record = tuple[int, Any, Sequence[Action]]
+Record = tuple[int, Any, list[Action]]
 """`(at_ns, event, actions)`: one line of a room's log."""
 
 REQUESTS = np.dtype(
@@ -90,73 +90,75 @@ class InstanceColumns:
         # cohort -> [decode iterations so far, row of the last one]
         self._clocks: dict[str, list[int]] = {}
         # request -> [row of the first chunk, row of the first token, the cohort's iterations then, its clock]
-        self._open: dict[int, tuple[int, int, int, list[int]]] = {}
+        self._stays: dict[int, tuple[int, int, int, list[int]]] = {}
 
     def fold(self, records: Iterable[Record]) -> None:
-        runs = self._runs
+        """Take in a batch of records. One long loop: it runs once an event, and split up it takes half as long again."""
+        runs, clocks, stays, rows, row = self._runs, self._clocks, self._stays, self._steps, self._row
         for at_ns, event, actions in records:
             if type(event) is StepDone:
                 start, run = runs[event.lane]
-                self._done(event, run, start, at_ns)
+                pieces = event.pieces
+                _, slope, steps = pieces[0]
+                taken = steps
+                if len(pieces) > 1:
+                    start, slope, steps, taken = self._all_but_last(start, run, pieces)
+                    row += len(pieces) - 1
+                plan = run.plan
+                for name in plan.cohorts:
+                    clock = clocks[name]
+                    clock[0] += taken
+                    clock[1] = row
+                prefill = 0
+                for chunk in plan.chunks:
+                    prefill += chunk.tokens
+                    joins = chunk.joins
+                    stay = stays.get(chunk.request)
+                    if joins is not None:
+                        clock = clocks.setdefault(joins, [0, -1])
+                        stays[chunk.request] = (row if stay is None else stay[0], row, clock[0], clock)
+                    elif stay is None:
+                        stays[chunk.request] = (row, -1, 0, _NO_CLOCK)
+                rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
+                for request in event.ended:
+                    first_chunk, first_token, since, clock = stays.pop(request)
+                    self._spans += _SPAN(request, first_chunk, first_token, row, 1 + clock[0] - since, FINISHED)
+                row += 1
             for action in actions:
                 kind = type(action)
                 if kind is Run:
                     plan = action.plan  # type: ignore[union-attr]
                     runs[plan.lane] = (at_ns, action)  # type: ignore[assignment]
-                    if plan.preempt:
-                        for request in plan.preempt:
-                            self._close(request, PREEMPTED)
-                elif kind is Forget and action.request in self._open:  # type: ignore[union-attr]
-                    self._close(action.request, CANCELLED)  # type: ignore[union-attr]
+                    for request in plan.preempt:
+                        self._close(request, PREEMPTED)
+                elif kind is Forget:
+                    self._close(action.request, CANCELLED)  # type: ignore[union-attr, arg-type]
+        self._row = row
 
     def tables(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """`steps` and `spans` so far; stays that are not over are STILL."""
-        still = b"".join(self._span(request, stay, STILL) for request, stay in self._open.items())
+        still = b"".join(self._span(request, stay, STILL) for request, stay in self._stays.items())
         return np.frombuffer(bytes(self._steps), STEPS), np.frombuffer(bytes(self._spans) + still, SPANS)
 
-    def _done(self, event: StepDone, run: Run, start: int, at_ns: int) -> None:
-        plan = run.plan
-        pieces = event.pieces
-        _, slope, steps = pieces[0]
-        prefill = 0
-        row = self._row
-        if len(pieces) > 1:
-            row, start, slope, steps = self._all_but_last(start, run, pieces)
-        for name in plan.cohorts:
-            clock = self._clocks[name]
-            clock[0] += steps if len(pieces) == 1 else sum(piece[2] for piece in pieces)
-            clock[1] = row
-        for chunk in plan.chunks:
-            prefill += chunk.tokens
-            joins = chunk.joins
-            if joins is None:
-                self._open.setdefault(chunk.request, (row, -1, 0, _NO_CLOCK))
-            else:
-                self._first_token(chunk.request, joins, row)
-        self._steps += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
-        for request in event.ended:
-            first_chunk, first_token, since, clock = self._open.pop(request)
-            self._spans += _SPAN(request, first_chunk, first_token, row, 1 + clock[0] - since, FINISHED)
-        self._row = row + 1
-
-    def _first_token(self, request: int, cohort: str, row: int) -> None:
-        clock = self._clocks.setdefault(cohort, [0, -1])
-        stay = self._open.get(request)
-        self._open[request] = (row if stay is None else stay[0], row, clock[0], clock)
-
-    def _all_but_last(self, start: int, run: Run, pieces: tuple[Piece, ...]) -> tuple[int, int, float, int]:
-        """Write every piece of a run but the last; the row of that, and its start, slope and steps."""
+    def _all_but_last(self, start: int, run: Run, pieces: tuple[Piece, ...]) -> tuple[int, float, int, int]:
+        """Write every piece of a run but the last; the start, slope and steps of that one, and the steps of all."""
         spent = 0.0
+        taken = 0
         begun = start
         for piece in pieces[:-1]:
             spent += total_ns(piece, piece[2])
+            taken += piece[2]
             end = begun + int(spent + 0.5)
             self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, 0, run.plan.lane)
             start = end
-        return self._row + len(pieces) - 1, start, pieces[-1][1], pieces[-1][2]
+        _, slope, steps = pieces[-1]
+        return start, slope, steps, taken + steps
 
     def _close(self, request: int, left: int) -> None:
-        self._spans += self._span(request, self._open.pop(request), left)
+        """End a stay before its time; nothing to end for one cancelled between two stays."""
+        stay = self._stays.pop(request, None)
+        if stay is not None:
+            self._spans += self._span(request, stay, left)
 
     def _span(self, request: int, stay: tuple[int, int, int, list[int]], left: int) -> bytes:
         first_chunk, first_token, since, clock = stay

@@ -69,7 +69,7 @@ class Mixture:
         values = np.repeat(self.low[reach], count) + index * np.repeat(self.slope[reach], count)
         weights = np.repeat(self.weight[reach], count)
         order = np.argsort(values)
-        at = np.searchsorted(below + np.cumsum(weights[order]), rank)
+        at = int(np.searchsorted(below + np.cumsum(weights[order]), rank))
         return float(values[order[min(at, len(order) - 1)]])
 
 
@@ -128,7 +128,8 @@ def _resumptions(it: Iterations, spans: NDArray[Any]) -> Floats:
     stays = spans[spans["tokens"] > 0]
     stays = stays[np.argsort(stays["request"], kind="stable")]
     again = np.flatnonzero(stays["request"][1:] == stays["request"][:-1])
-    return (it.end_ns[stays["first_token"][again + 1]] - it.end_ns[stays["last"][again]]).astype(np.float64)
+    waited: Floats = (it.end_ns[stays["first_token"][again + 1]] - it.end_ns[stays["last"][again]]).astype(np.float64)
+    return waited
 
 
 def latest_tokens(it: Iterations, spans: NDArray[Any], delivered: NDArray[np.int64], tpot_ns: float) -> Floats:

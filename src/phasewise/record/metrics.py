@@ -82,7 +82,8 @@ class Scored:
         out = np.full(len(self._first_token), -np.inf)
         for i, (it, spans) in enumerate(zip(self.iterations, self.tables.spans, strict=True)):
             np.maximum.at(out, spans["request"], latest_tokens(it, spans, delivered[self._replica == i], tpot_ns))
-        return out[self.requests["request"]]
+        latest: Floats = out[self.requests["request"]]
+        return latest
 
     def _delivered(self) -> NDArray[np.int64]:
         """Tokens that each span's request had been given before it, in the order of `spans`."""

@@ -163,12 +163,12 @@ class Recorder:
     @property
     def events(self) -> int:
         """Events that the rooms have taken."""
-        return self.cluster.events + sum(log.events for log in self.instances)
+        return self.cluster.events + sum(room.events for room in self.instances)
 
     def close(self) -> RunLog:
         """The finished log. One that was streamed to a file holds its columns, and reads its events from there."""
-        for log in (self.cluster, *self.instances):
-            log.flush()
+        for room in (self.cluster, *self.instances):
+            room.flush()
         tables = [c.tables() for c in self._replicas]
         log = RunLog(
             self._header,

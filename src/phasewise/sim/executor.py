@@ -15,6 +15,7 @@ from phasewise.perf.latency import LatencyModel
 from phasewise.sim.clock import VirtualClock
 from phasewise.workload.truth import Truth
 
+
 class Lane:
     """The run in progress. `carry` is the fraction of a nanosecond by which its start lies after `start_ns`, so that time
     does not drift with the number of steps that a busy period is cut into; `spent` adds what its steps take."""
@@ -79,29 +80,29 @@ class ModelledExecutor:
     def run(self, action: Run) -> None:
         """Start a run on its lane."""
         plan = action.plan
-        now = self._clock.now_ns
         for request in plan.preempt:
             book, end = self._end.pop(request, (None, 0))
             if book is not None:
                 self._left[request] = end - book.clock
-        lane = self.lanes[plan.lane]
         steps = plan.repeat
         if steps != 1:
             first = self._first_end(plan.cohorts)
             if steps is None or first < steps:
                 steps = first
-        lane.run = action
-        lane.pieces = pieces = self._pieces(plan.chunks, action.decodes, action.context, steps)
-        lane.steps = steps
+        pieces = self._pieces(plan.chunks, action.decodes, action.context, steps)
+        first_ns, slope_ns, n = pieces[0]
+        spent = n * first_ns + slope_ns * (n * (n - 1) // 2)
+        for piece in pieces[1:]:
+            spent += total_ns(piece, piece[2])
+        now = self._clock.now_ns
+        lane = self.lanes[plan.lane]
         if lane.end_ns != now:
             lane.carry = 0.0
+        lane.run = action
+        lane.pieces = pieces
+        lane.steps = steps
         lane.start_ns = now
-        first, slope, n = pieces[0]
-        lane.spent = spent = lane.carry + n * first + slope * (n * (n - 1) // 2)
-        if n != steps:
-            for piece in pieces[1:]:
-                spent += total_ns(piece, piece[2])
-            lane.spent = spent
+        lane.spent = spent = spent + lane.carry
         lane.end_ns = end_ns = now + int(spent + 0.5)
         heappush(self._agenda, (end_ns, self._order, None))
 

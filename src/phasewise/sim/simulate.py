@@ -16,7 +16,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import phasewise
 from phasewise.control.loop import Loop
 from phasewise.control.resolve import resolve
 from phasewise.control.rooms import open_cluster, open_instance
@@ -25,6 +24,7 @@ from phasewise.core.event import Arrived, Gone
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.spec import Deployment, Resolved, ResolvedReplica
 from phasewise.core.units import to_ns
+from phasewise.core.version import VERSION
 from phasewise.perf.efficiency import efficiency
 from phasewise.perf.latency import LatencyModel
 from phasewise.perf.roofline import Roofline
@@ -56,7 +56,7 @@ def simulate(
     resolved = deployment if isinstance(deployment, Resolved) else resolve(deployment)
     models = Roofs(resolved) if physics is None else physics
     ttft, decode = _reference(models(0), resolved)
-    header = Header(phasewise.__version__, resolved, workload.describe(), seed, ttft, decode)
+    header = Header(VERSION, resolved, workload.describe(), seed, ttft, decode)
     recorder = Recorder(header, len(resolved.replicas), log)
     try:
         with _uncollected():
@@ -114,27 +114,24 @@ class World:
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
         clock, heap, inbox = self._clock, self._clock.agenda, self._inbox
-        executors, instances, replicas = self._executors, self._instances, len(self._executors)
+        executors, instances = self._executors, self._instances
         lanes = [executor.lanes[0] for executor in executors]
         outside = self._outside(progress)
         outside_ns, event = next(outside)
         while True:
             if heap and heap[0][0] <= (clock.now_ns if inbox else outside_ns):
                 at_ns, order, message = heappop(heap)
-                if order < replicas:
-                    # A promise that has been superseded since is passed over.
-                    lane = lanes[order]
-                    if lane.end_ns == at_ns and lane.run is not None:
-                        clock.now_ns = at_ns
-                        instances[order].take(executors[order].done(0))
-                else:
+                if message is not None:
                     clock.now_ns = at_ns
-                    loop, word = message
-                    loop.take(word)
+                    message[0].take(message[1])
+                elif lanes[order].end_ns == at_ns and lanes[order].run is not None:
+                    clock.now_ns = at_ns
+                    instances[order].take(executors[order].done(0))
+                # Otherwise the end was promised and has been superseded since.
             elif inbox:
                 loop, word = inbox.popleft()
                 loop.take(word)
-            elif outside_ns < NEVER:
+            elif event is not None:
                 clock.now_ns = outside_ns
                 self._cluster.take(event)
                 outside_ns, event = next(outside)

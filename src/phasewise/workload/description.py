@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 from phasewise.core.errors import InputError, unknown
 from phasewise.workload.synth import (
@@ -27,10 +26,9 @@ from phasewise.workload.synth import (
     QuantileTable,
     Synthetic,
 )
+from phasewise.workload.yamltext import one_line, plain_yaml
 
 T = TypeVar("T")
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_MAX_DEPTH = 10
 _ARRIVALS: dict[str, type[msgspec.Struct]] = {"poisson": Poisson, "gamma": Gamma, "fixed": FixedGaps}
 _LENGTHS: dict[str, type[msgspec.Struct]] = {
     "fixed": FixedLength,
@@ -46,40 +44,19 @@ def parse_description(text: str, name: str, where: str) -> Synthetic:
     InputError led by `where` (and the line, if the YAML itself is broken; else the section) for anything unknown,
     missing or out of range.
     """
-    data = _mapping(_yaml(text, where), where, f"give {', '.join(_SECTIONS)}")
+    data = _mapping(plain_yaml(text, where), where, f"give {', '.join(_SECTIONS)}")
     _check_keys(data, Synthetic.__struct_fields__, where)
     for section in _SECTIONS:
         if section not in data:
             raise InputError(f"no '{section}'; a workload needs {', '.join(_SECTIONS)}", where)
     parts = {section: _part(data[section], kinds, f"{where}: {section}") for section, kinds in _SECTIONS.items()}
     spec = _convert({"name": name, **data, **parts}, Synthetic, where)
-    return msgspec.structs.replace(spec, name=_one_line(spec.name))
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        _check_depth(text, where)
-        return yaml.load(text, Loader=_LOADER)
-    except yaml.MarkedYAMLError as error:
-        last = text.rstrip().count("\n")
-        row = f":{min(error.problem_mark.line, last) + 1}" if error.problem_mark else ""
-        raise InputError(f"not YAML ({error.problem}); mend the line", where + row) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"not YAML ({_one_line(str(error))}); give plain keys and values", where) from None
-
-
-def _check_depth(text: str, where: str) -> None:
-    """InputError if collections nest deeper than any description: libyaml's loader would overflow the C stack."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise InputError(f"nested more than {_MAX_DEPTH} deep; give plain keys and values", where)
+    return msgspec.structs.replace(spec, name=one_line(spec.name))
 
 
 def _mapping(data: Any, where: str, right: str) -> dict[str, Any]:
     if not isinstance(data, dict):
-        found = "nothing" if data is None else f"{type(data).__name__} {_one_line(repr(data))}"
+        found = "nothing" if data is None else f"{type(data).__name__} {one_line(repr(data))}"
         raise InputError(f"{found} where keys and values belong; {right}", where)
     return data
 
@@ -87,7 +64,7 @@ def _mapping(data: Any, where: str, right: str) -> dict[str, Any]:
 def _check_keys(data: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in data:
         if key not in known:
-            raise unknown("field", _one_line(str(key)), known, where)
+            raise unknown("field", one_line(str(key)), known, where)
 
 
 def _part(data: Any, kinds: dict[str, type[msgspec.Struct]], where: str) -> msgspec.Struct:
@@ -98,7 +75,7 @@ def _part(data: Any, kinds: dict[str, type[msgspec.Struct]], where: str) -> msgs
         raise InputError(f"no 'kind'; {choice}", where)
     kind = data["kind"]
     if not isinstance(kind, str) or kind not in kinds:
-        raise unknown("kind", _one_line(str(kind)), kinds, where)
+        raise unknown("kind", one_line(str(kind)), kinds, where)
     part = kinds[kind]
     _check_keys(data, ("kind", *part.__struct_fields__), where)
     return _convert(data, part, where)
@@ -108,13 +85,7 @@ def _convert(data: dict[str, Any], kind: type[T], where: str) -> T:
     try:
         return msgspec.convert(data, type=kind, strict=False)
     except msgspec.ValidationError as error:
-        what = _one_line(str(error).replace("`", "'").replace("$.", "").replace(" - at ", " at "))
+        what = one_line(str(error).replace("`", "'").replace("$.", "").replace(" - at ", " at "))
         raise InputError(f"{what[0].lower()}{what[1:]}", where) from None
     except InputError as error:
         raise InputError(str(error), where) from None
-
-
-def _one_line(text: str) -> str:
-    """`text` without line ends, tabs or unprintable characters, and not long."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return line if len(line) <= 120 else line[:117] + "..."
