@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+
 from phasewise.core.spec import (
     Deployment,
     DeviceSpec,

@@ -22,7 +22,7 @@ def resolve(deployment: Deployment, where: str | None = None) -> Resolved:
     The longest context is the model's, or `max_context` if that is less, or what the KV memory above the batcher's
     watermark holds if that is less still: so every admitted request can run alone to its end.
     """
-    spec = model(deployment.model)
+    spec = model(deployment.model, where)
     batcher = catalog.resolved("batcher", deployment.batcher, where)
     router = catalog.resolved("router", deployment.router, where)
     watermark = catalog.build("batcher", batcher).watermark
@@ -58,8 +58,11 @@ def _replica(
 ) -> ResolvedReplica:
     if not 1 <= group.count <= 10_000:
         raise InputError(f"a group of {group.count} replicas; give 1 to 10000", where)
-    found = device(group.device)
-    blocks = kv_blocks(spec, found, group.tp, group.memory_utilisation, deployment.block_tokens)
+    found = device(group.device, where)
+    try:
+        blocks = kv_blocks(spec, found, group.tp, group.memory_utilisation, deployment.block_tokens)
+    except InputError as error:
+        raise InputError(str(error), where) from None
     usable = (blocks - int(watermark * blocks)) * deployment.block_tokens
     limit = min(deployment.max_context or spec.max_context, usable)
     if deployment.max_context is not None and limit < deployment.max_context:

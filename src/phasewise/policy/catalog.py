@@ -58,19 +58,31 @@ def policies() -> list[PolicyInfo]:
     ]
 
 
+def find(role: str, name: str, where: str | None = None) -> type:
+    """The class behind a name; InputError names the nearest known one."""
+    known = _known()
+    if (role, name) not in known:
+        raise unknown(role, name, (n for r, n in known if r == role), where)
+    return known[role, name][0]
+
+
+def parameter_type(role: str, name: str, key: str, where: str | None = None) -> Any:
+    """The type of one parameter of a policy; InputError if there is no such policy or parameter, naming the nearest."""
+    cls = find(role, name, where)
+    types = {f.name: f.type for f in msgspec.structs.fields(cls)} if issubclass(cls, msgspec.Struct) else {}
+    if not types:
+        raise InputError(f"{role} '{name}' has no parameters, but '{key}' is set", where)
+    if key not in types:
+        raise unknown(f"parameter of {role} '{name}'", key, types, where)
+    return types[key]
+
+
 def build(role: str, spec: PolicySpec, where: str | None = None) -> Any:
     """The policy that a spec names, with its parameters checked; InputError names what is wrong and the nearest right."""
-    known = _known()
-    if (role, spec.name) not in known:
-        raise unknown(role, spec.name, (name for r, name in known if r == role), where)
-    cls = known[role, spec.name][0]
-    defaults = _defaults(cls)
+    cls = find(role, spec.name, where)
     for key in spec.params:
-        if key not in defaults:
-            if not defaults:
-                raise InputError(f"{role} '{spec.name}' has no parameters, but '{key}' is set", where)
-            raise unknown(f"parameter of {role} '{spec.name}'", key, defaults, where)
-    if not defaults:
+        parameter_type(role, spec.name, key, where)
+    if not issubclass(cls, msgspec.Struct):
         return cls()
     try:
         return msgspec.convert(spec.params, cls, strict=False)

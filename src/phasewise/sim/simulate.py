@@ -98,7 +98,7 @@ class World:
         self._wire_ns = to_ns(resolved.deployment.wire_s)
         self._sent = len(resolved.replicas)
         self._executors: list[ModelledExecutor] = []
-        self._instances: list[Loop] = []
+        self.instances: list[Loop] = []
         down = self._to_instance
         self._cluster = Loop(
             open_cluster(resolved), clock, recorder.cluster, {Submit: down, Cancel: down, Ended: lambda action: None}
@@ -109,12 +109,12 @@ class World:
             ports: dict[type, Callable[[Any], None]] = {Finished: up, Refused: up, Cancelled: up}
             ports |= {Run: executor.run, Interrupt: executor.interrupt, Forget: executor.forget}
             self._executors.append(executor)
-            self._instances.append(Loop(open_instance(resolved, i), clock, recorder.instances[i], ports))
+            self.instances.append(Loop(open_instance(resolved, i), clock, recorder.instances[i], ports))
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
         clock, heap, inbox = self._clock, self._clock.agenda, self._inbox
-        executors, instances = self._executors, self._instances
+        executors, instances = self._executors, self.instances
         lanes = [executor.lanes[0] for executor in executors]
         outside = self._outside(progress)
         outside_ns, event = next(outside)
@@ -155,7 +155,7 @@ class World:
             yield NEVER, None
 
     def _to_instance(self, action: Submit | Cancel) -> None:
-        self._send(self._instances[action.replica], action)
+        self._send(self.instances[action.replica], action)
 
     def _to_cluster(self, action: Finished | Refused | Cancelled) -> None:
         self._send(self._cluster, action)

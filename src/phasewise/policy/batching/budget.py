@@ -96,5 +96,6 @@ class Budget:
         if not cohorts:
             return ()
         if self._victims:
-            return (StepPlan((), cohorts, tuple(self._victims), None, True),)
+            # One step only: the next may admit again, where a step that preempts may not.
+            return (StepPlan((), cohorts, tuple(self._victims)),)
         return (CLOSED,) if self.state.waiting or self.seats <= 0 or self.tokens <= 0 else (OPEN,)

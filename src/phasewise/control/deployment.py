@@ -1,0 +1,243 @@
+"""Reads a deployment as a person writes it, in YAML, and lets settings override single values.
+
+```yaml
+model: meta-llama/Llama-3.1-8B     # or the path of a config.json, seen from this file
+replicas:
+  - {device: h100, count: 1, tp: 1}
+batcher: {name: sarathi, token_budget: 512}     # or just a name
+router: round-robin
+slo: {ttft_s: 1.0, tpot_s: 0.05}
+```
+
+It checks keys and types, and names the place of whatever is wrong; whether the values make sense together is for
+`resolve` to say.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from phasewise.core.errors import InputError, unknown
+from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
+from phasewise.perf.models import model_names
+from phasewise.policy import catalog
+from phasewise.workload.traces import read_bytes
+from phasewise.workload.yamltext import one_line, plain_yaml
+
+T = TypeVar("T", bound=msgspec.Struct)
+_ROLES = ("batcher", "router")
+_TEXT = {"model", "device", "name", *_ROLES}
+_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "null": "nothing"}
+_SPECIAL: dict[str, bool | None] = {"true": True, "false": False, "null": None, "none": None, "": None}
+
+
+def read_deployment(path: str | Path, settings: Sequence[str] = ()) -> Deployment:
+    """The deployment that a YAML file describes, with `settings` over it. InputError as the functions below."""
+    written = read_mapping(path)
+    deployment_from(written, str(path))
+    return deployment_from(with_settings(written, settings), str(path))
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a deployment file, not looked into yet but for the path of a model, made whole.
+
+    InputError if the file cannot be read or is not YAML (with the line), or holds anything but keys and values.
+    """
+    where = str(path)
+    try:
+        text = read_bytes(Path(path)).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError("is binary; a deployment is YAML text", where) from None
+    data = plain_yaml(text, where)
+    if not isinstance(data, dict):
+        raise InputError(
+            f"holds {_shown(data)}; a deployment has keys and values: {', '.join(_names(Deployment))}", where
+        )
+    return {**data, "model": _seen_from(Path(path).parent, data["model"])} if "model" in data else data
+
+
+def deployment_from(data: dict[str, Any], where: str | None = None) -> Deployment:
+    """The deployment that plain values describe. InputError, led by `where` and the key, for an unknown key or parameter
+    (with the nearest known one), a missing key, or a value of the wrong type: nothing is converted."""
+    data = dict(data)
+    for role in _ROLES:
+        if role in data:
+            data[role] = _policy(role, data[role], where)
+    if "slo" in data:
+        data["slo"] = _struct(data["slo"], Slo, _at(where, "slo"))
+    if "replicas" in data:
+        groups = data["replicas"]
+        if not isinstance(groups, list) or not groups:
+            raise InputError(
+                f"expected a list of groups such as {{device: h100}}, got {_shown(groups)}", _at(where, "replicas")
+            )
+        data["replicas"] = tuple(_struct(g, ReplicaSpec, _at(where, f"replicas[{i}]")) for i, g in enumerate(groups))
+    return _struct(data, Deployment, where)
+
+
+def with_settings(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of a deployment's plain values with each `key.key=value` set, in order; later ones win.
+
+    Numbers, true, false and null are read as such; the groups of replicas are numbered from 0 (`replicas.0.tp=2`). A new
+    `batcher` drops the old one's parameters. `data` must be sound, so that what is wrong after a setting is its fault.
+    """
+    data = copy.deepcopy(data)
+    for setting in settings:
+        where = f"--set {one_line(setting)}"
+        key, equals, text = setting.partition("=")
+        path = key.strip().replace("[", ".").replace("]", "").split(".")
+        if not equals or not all(path):
+            raise InputError("not a setting; write KEY=VALUE, such as batcher.token_budget=512", where)
+        _place(data, path, text.strip() if path[-1] in _TEXT else _value(text.strip()), where)
+        deployment_from(data, where)
+    return data
+
+
+def as_written(deployment: Deployment) -> dict[str, Any]:
+    """The plain values of a deployment: what a file that describes it holds."""
+    data: dict[str, Any] = msgspec.to_builtins(deployment)
+    data["replicas"] = list(data["replicas"])
+    for role in _ROLES:
+        data[role] = {"name": data[role]["name"], **data[role]["params"]}
+    return data
+
+
+def _names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return kind.__struct_fields__
+
+
+def _at(where: str | None, key: str) -> str:
+    return f"{where}: {key}" if where else key
+
+
+def _struct(data: Any, kind: type[T], where: str | None) -> T:
+    """A struct from a mapping, or its parts made into structs already; every field's type checked."""
+    if not isinstance(data, dict):
+        raise InputError(f"expected keys and values ({', '.join(_names(kind))}), got {_shown(data)}", where)
+    for key in data:
+        if key not in _names(kind):
+            raise unknown("key", one_line(str(key)), _names(kind), where)
+    for field in msgspec.structs.fields(kind):
+        if field.name in data:
+            _check(data[field.name], field.type, _at(where, field.name))
+        elif field.required:
+            raise InputError(f"no '{field.name}', which is needed", where)
+    return kind(**data)
+
+
+def _policy(role: str, data: Any, where: str | None) -> PolicySpec:
+    place = _at(where, role)
+    if isinstance(data, str):
+        data = {"name": data}
+    if not isinstance(data, dict):
+        raise InputError(f"expected a name, or keys and values with a name, got {_shown(data)}", place)
+    if "name" not in data:
+        raise InputError("no 'name', which is needed", place)
+    _check(data["name"], str, _at(place, "name"))
+    params = {key: value for key, value in data.items() if key != "name"}
+    catalog.find(role, data["name"], where)
+    for key, value in params.items():
+        kind = catalog.parameter_type(role, data["name"], one_line(str(key)), where)
+        _check(value, kind, f"{place}.{key}")
+    return PolicySpec(data["name"], params)
+
+
+def _check(value: Any, kind: Any, where: str) -> None:
+    if isinstance(value, msgspec.Struct | tuple):
+        return
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        expected = str(error).split(" - at ")[0].split(", got ")[0]
+        expected = re.sub(r"`([^`]*)`", lambda m: " or ".join(_WORDS.get(w, w) for w in m[1].split(" | ")), expected)
+        raise InputError(
+            f"{expected[0].lower()}{expected[1:]}, got {_shown(value)}{_hint(value, kind)}", where
+        ) from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"expected a finite number, got {value}", where)
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, by what it is in YAML."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"text '{one_line(value)}'"
+    if isinstance(value, dict):
+        return "keys and values"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return one_line(str(value))
+
+
+def _hint(value: Any, kind: Any) -> str:
+    """YAML takes 1e-3 and '512' for text; say how the number is written."""
+    if not isinstance(value, str) or kind is str:
+        return ""
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        return ""
+    return f"; write {number:f}" if number.is_finite() and abs(number.adjusted()) < 20 else ""
+
+
+def _seen_from(folder: Path, model: Any) -> Any:
+    """The path of a `config.json` (or of its folder) is seen from the file that names it; a catalogue name stays."""
+    if not isinstance(model, str) or not model:
+        return model
+    known = {name.lower() for name in model_names()}
+    if model.lower() in known or model.lower() in {name.split("/")[1] for name in known}:
+        return model
+    return str(folder / model) if model.lower().endswith(".json") or (folder / model).is_dir() else model
+
+
+def _value(text: str) -> Any:
+    """A setting's value: a number if it reads as one, true, false or null; else text."""
+    if text.lower() in _SPECIAL:
+        return _SPECIAL[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _place(data: dict[str, Any], path: list[str], value: Any, where: str) -> None:
+    """Set one value in a deployment's plain values, making the section that it belongs to if there is none."""
+    head, *rest = path
+    if head not in _names(Deployment):
+        raise unknown("key", head, _names(Deployment), where)
+    if not rest:
+        if head in ("replicas", "slo"):
+            example = "replicas.0.tp=2" if head == "replicas" else "slo.ttft_s=1"
+            raise InputError(f"'{head}' holds several values; set one of them, such as {example}", where)
+        data[head] = value
+        return
+    if head in _ROLES:
+        default = getattr(Deployment(model="", replicas=()), head).name
+        section = data.setdefault(head, default)
+        section = data[head] = {"name": section} if isinstance(section, str) else section
+    elif head == "slo":
+        section = data.setdefault("slo", {})
+    elif head == "replicas":
+        groups = data["replicas"]
+        if not rest[0].isdecimal() or int(rest[0]) >= len(groups) or len(rest) < 2:
+            most = f"0 to {len(groups) - 1}" if len(groups) > 1 else "0"
+            raise InputError(f"name a group of replicas ({most}) and one of its keys, such as replicas.0.tp=2", where)
+        section, rest = groups[int(rest[0])], rest[1:]
+    else:
+        raise InputError(f"'{head}' holds one value; write {head}=VALUE", where)
+    if len(rest) > 1:
+        raise InputError(f"'{path[-1]}' is one level too deep; write {'.'.join(path[:-1])}=VALUE", where)
+    section[rest[0]] = value

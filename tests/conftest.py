@@ -1,0 +1,7 @@
+"""Property tests look at a few dozen examples; `pytest --hypothesis-profile=deep` looks at thousands."""
+
+from hypothesis import settings
+
+settings.register_profile("quick", max_examples=60, deadline=None)
+settings.register_profile("deep", max_examples=3_000, deadline=None)
+settings.load_profile("quick")

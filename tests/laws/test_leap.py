@@ -1,0 +1,194 @@
+"""The leap law: `repeat` is an optimisation, `closed` another. Taken away, in part or whole, the run is the same.
+
+Four arms run the same world: as planned; single (every `repeat` 1); choppy (leaps cut at random, so that many are interrupted
+or run out and are replanned identically); eager (no plan is closed, so that every arrival interrupts). Step by step they show
+the same chunks, cohorts and preemptions, at the same instants, and the same messages between rooms.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from worlds import ConstantLatency, ToyLatency, random_gone, random_rows, toy_resolved, workload
+
+from phasewise.core.action import Run
+from phasewise.core.event import StepDone
+from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
+from phasewise.core.step import StepPlan, total_ns
+from phasewise.policy import catalog
+from phasewise.policy.batching.sarathi import Sarathi
+from phasewise.policy.batching.static import Static
+from phasewise.policy.batching.vllm_v1 import VllmV1
+from phasewise.record.runlog import RunLog
+from phasewise.sim.simulate import simulate
+
+Step = tuple[float, tuple[Any, ...]]
+Twist = Callable[[StepPlan, random.Random], StepPlan]
+
+
+def single(plan: StepPlan, draw: random.Random) -> StepPlan:
+    return msgspec.structs.replace(plan, repeat=1)
+
+
+def choppy(plan: StepPlan, draw: random.Random) -> StepPlan:
+    if plan.repeat == 1:
+        return plan
+    most = draw.randint(1, 5)
+    return msgspec.structs.replace(plan, repeat=most if plan.repeat is None else min(most, plan.repeat))
+
+
+def eager(plan: StepPlan, draw: random.Random) -> StepPlan:
+    return msgspec.structs.replace(plan, closed=False)
+
+
+TWISTS: dict[str, Twist] = {"single": single, "choppy": choppy, "eager": eager}
+BATCHERS = {"static": Static, "vllm-v1": VllmV1, "sarathi": Sarathi}
+
+
+def twisted(policy: type, twist: Twist) -> type:
+    """A batcher that plans as `policy` does, with every plan twisted."""
+
+    class Twisted(policy):  # type: ignore[misc]
+        def plan(self, state: Any, now_ns: int) -> tuple[StepPlan, ...]:
+            draw = random.Random(now_ns)
+            return tuple(twist(plan, draw) for plan in super().plan(state, now_ns))
+
+    return Twisted
+
+
+@pytest.fixture(autouse=True, scope="module")
+def twisted_batchers() -> Iterator[None]:
+    """The catalogue with every batcher under every twist, as `twist/name`."""
+    added = {}
+    for name, policy in BATCHERS.items():
+        for kind, twist in TWISTS.items():
+            added["batcher", f"{kind}/{name}"] = (twisted(policy, twist), "test")
+    catalog.PAPERS.update(added)
+    yield
+    for key in added:
+        del catalog.PAPERS[key]
+
+
+def steps(log: RunLog, room: int) -> list[Step]:
+    """Every forward pass that a replica really made: when it began, and what was in it."""
+    out: list[Step] = []
+    run: Run | None = None
+    began = 0
+    for at_ns, event, actions in log.records(room):
+        if type(event) is StepDone:
+            assert run is not None
+            plan, context = run.plan, run.context
+            spent = 0.0
+            first = True
+            for piece in event.pieces:
+                for i in range(piece[2]):
+                    chunks, preempt = (plan.chunks, plan.preempt) if first else ((), ())
+                    what = (chunks, plan.cohorts, preempt, run.decodes, context)
+                    out.append((began + spent + total_ns(piece, i), what))
+                    first = False
+                    context += run.decodes
+                spent += total_ns(piece, piece[2])
+            assert abs(began + spent - at_ns) <= 1
+        for action in actions:
+            if type(action) is Run:
+                run, began = action, at_ns
+    return out
+
+
+def messages(log: RunLog, room: int) -> list[tuple[int, Any]]:
+    """What a room said to the other, and when."""
+    kinds = (Submit, Cancel, Finished, Cancelled, Refused)
+    return [(at_ns, a) for at_ns, _, actions in log.records(room) for a in actions if isinstance(a, kinds)]
+
+
+def assert_same(one: RunLog, other: RunLog, within_ns: float) -> None:
+    for room in range(1, one.rooms):
+        a, b = steps(one, room), steps(other, room)
+        assert [what for _, what in a] == [what for _, what in b]
+        assert all(abs(x - y) <= within_ns for (x, _), (y, _) in zip(a, b, strict=True))
+    for room in range(one.rooms):
+        said, heard = messages(one, room), messages(other, room)
+        assert [m for _, m in said] == [m for _, m in heard]
+        assert all(abs(x - y) <= within_ns for (x, _), (y, _) in zip(said, heard, strict=True))
+
+
+PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+    "static": st.fixed_dictionaries({"max_seqs": st.integers(1, 4)}),
+    "vllm-v1": st.fixed_dictionaries({"max_seqs": st.integers(1, 6), "token_budget": st.integers(6, 40)}),
+    "sarathi": st.fixed_dictionaries(
+        {"max_seqs": st.integers(1, 6), "token_budget": st.integers(2, 40), "watermark": st.sampled_from([0.0, 0.1])}
+    ),
+}
+
+
+def world(data: st.DataObject, batcher: str, *, ties: bool) -> tuple[Callable[[str], Any], Any]:
+    """A deployment by batcher name, with little enough memory for preemption, and a workload with some clients leaving."""
+    params = data.draw(PARAMS[batcher])
+    blocks = data.draw(st.integers(6, 14))
+    block_tokens = data.draw(st.sampled_from([4, 16]))
+    replicas = data.draw(st.integers(1, 2))
+    wire_s = data.draw(st.sampled_from([0.0, 2e-6, 7e-6])) if ties else 0.0
+    context = data.draw(st.integers(20, 40)) if batcher == "static" else None
+    rows = data.draw(random_rows(most=14, prompt=30, output=30, gap_ns=40_000, ties=ties))
+    gone = data.draw(random_gone(rows))
+    if ties:
+        tick = 1_000
+        rows = [(at // tick * tick, p, o) for at, p, o in rows]
+        gone = {i: max(rows[i][0], at // tick * tick) for i, at in gone.items()}
+
+    def deployment(name: str) -> Any:
+        return toy_resolved(name, params, blocks, block_tokens, context, replicas, wire_s)
+
+    return deployment, workload(rows, gone)
+
+
+@pytest.mark.parametrize("batcher", BATCHERS)
+@given(data=st.data())
+def test_ties_in_whole_nanoseconds_are_exact(batcher: str, data: st.DataObject) -> None:
+    deployment, load = world(data, batcher, ties=True)
+    latency = data.draw(
+        st.sampled_from(
+            [
+                ConstantLatency(1_000),
+                ToyLatency(base=2_000, per_token=1_000, per_context=0, per_pair=0),
+                ToyLatency(base=1_000, per_token=0, per_context=1_000, per_pair=0),
+                ToyLatency(base=1_000, per_token=0, per_context=1_000, per_pair=0, split=3),
+            ]
+        )
+    )
+    leapt = simulate(deployment(batcher), load, physics=lambda i: latency)
+    for twist in TWISTS:
+        other = simulate(deployment(f"{twist}/{batcher}"), load, physics=lambda i: latency)
+        assert_same(leapt, other, within_ns=0)
+
+
+@pytest.mark.parametrize("batcher", BATCHERS)
+@given(data=st.data())
+def test_fractions_agree_within_a_microsecond(batcher: str, data: st.DataObject) -> None:
+    deployment, load = world(data, batcher, ties=False)
+    latency = ToyLatency(whole=False)
+    leapt = simulate(deployment(batcher), load, physics=lambda i: latency)
+    for twist in TWISTS:
+        other = simulate(deployment(f"{twist}/{batcher}"), load, physics=lambda i: latency)
+        assert_same(leapt, other, within_ns=1_000)
+
+
+def test_the_arms_do_differ_and_the_worlds_do_preempt() -> None:
+    """Were no leap ever taken, interrupted or preempted, the law would hold of nothing."""
+    rows = [(i * 9_000, 20, 30) for i in range(12)]
+    counts = {}
+    for name in ("sarathi", *(f"{twist}/sarathi" for twist in TWISTS)):
+        resolved = toy_resolved(name, {"max_seqs": 6, "token_budget": 40}, blocks=10, block_tokens=8)
+        log = simulate(resolved, workload(rows), physics=lambda i: ToyLatency())
+        runs = [a for _, _, actions in log.records(1) for a in actions if type(a) is Run]
+        counts[name] = len(runs)
+        assert log.summary["preemptions"] > 3
+        assert log.summary["completed"] == 12
+    assert counts["single/sarathi"] > counts["choppy/sarathi"] > counts["sarathi"]
+    assert counts["eager/sarathi"] >= counts["sarathi"]

@@ -1,0 +1,92 @@
+"""The replay law: a log alone, in a fresh process with another hash seed, makes every room take the same actions again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
+
+from phasewise.control.replay import replay
+from phasewise.core.action import Ended, Outcome
+from phasewise.core.errors import LogError
+from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
+from phasewise.record.columns import ClusterColumns, InstanceColumns
+from phasewise.record.runlog import RunLog
+from phasewise.sim.simulate import simulate
+from phasewise.workload.source import load
+
+BATCHERS = {
+    "static": {"max_seqs": 3},
+    "vllm-v1": {"max_seqs": 4, "token_budget": 16},
+    "sarathi": {"max_seqs": 4, "token_budget": 16},
+}
+ALONE = """
+import sys
+sys.modules["phasewise.workload"] = sys.modules["phasewise.sim"] = None  # neither may be needed
+from phasewise.control.replay import replay
+from phasewise.record.runlog import RunLog
+print(replay(RunLog.read(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("batcher", BATCHERS)
+@pytest.mark.parametrize("hash_seed", ["1", "424242"])
+def test_a_fresh_process_takes_the_same_actions(tmp_path: Path, batcher: str, hash_seed: str) -> None:
+    path = tmp_path / "run.log"
+    rows = [(i * 20_000, 8 + 5 * (i % 7), 1 + 9 * (i % 5)) for i in range(40)]
+    gone = {i: rows[i][0] + 50_000 for i in range(0, 40, 6)}
+    resolved = toy_resolved(
+        batcher, BATCHERS[batcher], blocks=(10, 24), block_tokens=8, max_context=60, replicas=2, wire_s=3e-6
+    )
+    log = simulate(resolved, workload(rows, gone), physics=lambda i: ToyLatency(whole=False), log=path)
+    assert log.summary["cancelled"] > 0
+    assert batcher == "static" or log.summary["preemptions"] > 0
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run([sys.executable, "-c", ALONE, path], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == log.summary["events"]
+
+
+def test_a_real_deployment_replays(tmp_path: Path) -> None:
+    deployment = Deployment("meta-llama/Llama-3.1-8B", (ReplicaSpec("h100", 2), ReplicaSpec("a100")), PolicySpec("vllm-v1"))
+    simulate(deployment, load("azure-conv", rate=15, requests=300), log=tmp_path / "run.log")
+    log = RunLog.read(tmp_path / "run.log")
+    assert replay(log) == sum(len(list(log.records(room))) for room in range(log.rooms)) > 300 * 4
+
+
+def test_a_tampered_log_is_found_out() -> None:
+    log = simulate(toy_resolved(), workload([(0, 30, 5), (1_000, 30, 5)]), physics=lambda i: ToyLatency())
+    records = {room: list(log.records(room)) for room in range(log.rooms)}
+    at_ns, event, _ = records[0][-1]
+    records[0][-1] = (at_ns, event, [Ended(1, Outcome.CANCELLED, 5)])
+    log.records = lambda room: iter(records[room])  # type: ignore[method-assign, assignment, return-value]
+    with pytest.raises(LogError, match="the cluster at"):
+        replay(log)
+
+
+@pytest.mark.parametrize("batcher", BATCHERS)
+@given(data=st.data())
+def test_every_run_replays_and_its_columns_are_rebuilt(batcher: str, data: st.DataObject) -> None:
+    rows = data.draw(random_rows(prompt=40, output=30))
+    gone = data.draw(random_gone(rows))
+    blocks = data.draw(st.tuples(st.integers(8, 30), st.integers(8, 30)))
+    resolved = toy_resolved(batcher, BATCHERS[batcher], blocks, 8, max_context=60, replicas=2)
+    split = data.draw(st.sampled_from([None, 2]))
+    log = simulate(resolved, workload(rows, gone), physics=lambda i: ToyLatency(whole=False, split=split))
+    assert replay(log) == log.summary["events"]
+    requests = ClusterColumns()
+    requests.fold(log.records(0))
+    assert requests.table().tobytes() == log.tables.requests.tobytes()
+    for i, (steps, spans) in enumerate(zip(log.tables.steps, log.tables.spans, strict=True)):
+        columns = InstanceColumns()
+        for record in log.records(1 + i):
+            columns.fold([record])
+        rebuilt = columns.tables()
+        assert rebuilt[0].tobytes() == steps.tobytes()
+        assert rebuilt[1].tobytes() == spans.tobytes()
