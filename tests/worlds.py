@@ -131,13 +131,17 @@ def random_rows(
     gap_ns: int = 60_000,
     ties: bool = True,
 ) -> list[Row]:
-    """Up to `most` requests. With `ties`, many arrive together; without, all are at least a microsecond apart."""
+    """Up to `most` requests. With `ties`, many arrive together; without, all are at least a microsecond apart.
+
+    The first prompt is short: a workload of which nothing fits is refused before it runs.
+    """
     n = draw(st.integers(1, most))
     if ties:
         gaps = draw(st.lists(st.one_of(st.just(0), st.integers(0, gap_ns)), min_size=n, max_size=n))
     else:
         gaps = draw(st.lists(st.integers(1_001, gap_ns), min_size=n, max_size=n))
     prompts = draw(st.lists(st.integers(1, prompt), min_size=n, max_size=n))
+    prompts[0] = min(prompts[0], 4)
     outputs = draw(st.lists(st.one_of(st.just(1), st.integers(1, output)), min_size=n, max_size=n))
     at, rows = 0, []
     for gap, tokens_in, tokens_out in zip(gaps, prompts, outputs, strict=True):

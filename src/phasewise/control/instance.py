@@ -191,19 +191,21 @@ class InstanceControl:
         if lane.run is not None:
             raise PlanError(f"lane {plan.lane} is not free")
         lane.cohorts = cohorts = self.state.group(plan.cohorts)
-        decodes = context = growth = 0
+        decodes = context = 0
         for cohort in cohorts:
             decodes += cohort.count
             context += cohort.context
-            growth += cohort.crossing(1)
-        if growth > ledger.free:
-            raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
         if plan.repeat != 1:
             most = ledger.steps_until_full(cohorts) if self._alone else 1
             if most is not None and (plan.repeat is None or plan.repeat > most):
-                plan = StepPlan((), plan.cohorts, plan.preempt, most, plan.closed, plan.lane)
+                # None at all: one step, which is refused below for want of blocks.
+                plan = StepPlan((), plan.cohorts, plan.preempt, most or 1, plan.closed, plan.lane)
         if plan.repeat == 1:
-            ledger.free -= growth
+            for cohort in cohorts:
+                growth = cohort.crossing(1)
+                if growth > ledger.free:
+                    raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
+                ledger.free -= growth
         if not decodes and not plan.chunks:
             raise PlanError("the plan runs nothing")
         lane.run = run = Run(self._runs, plan, decodes, context)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class VirtualClock:
-    """Moved only by the pump. `agenda` is a heap of `(at_ns, order, what)`: what will happen, unless it is superseded."""
+    """Moved only by the pump. `agenda` is a heap of `(end_ns, order)`: when executors have promised the end of a run."""
 
     __slots__ = ("agenda", "now_ns")
 
     def __init__(self, now_ns: int = 0) -> None:
         self.now_ns = now_ns
-        self.agenda: list[tuple[int, int, Any]] = []
+        self.agenda: list[tuple[int, int]] = []

@@ -104,7 +104,7 @@ class ModelledExecutor:
         lane.start_ns = now
         lane.spent = spent = spent + lane.carry
         lane.end_ns = end_ns = now + int(spent + 0.5)
-        heappush(self._agenda, (end_ns, self._order, None))
+        heappush(self._agenda, (end_ns, self._order))
 
     def interrupt(self, action: Interrupt) -> None:
         """End the run on a lane at its first step boundary after now: one at this very instant is past already."""
@@ -125,7 +125,7 @@ class ModelledExecutor:
             lane.steps = steps
             lane.spent = spent
             lane.end_ns = lane.start_ns + int(spent + 0.5)
-            heappush(self._agenda, (lane.end_ns, self._order, None))
+            heappush(self._agenda, (lane.end_ns, self._order))
 
     def forget(self, action: Forget) -> None:
         """Strike a cancelled request from the book."""

@@ -1,7 +1,7 @@
 """`simulate(deployment, workload, seed) -> RunLog`: a re-entrant, picklable call; the command line and planners call it.
 
 The pump below is the whole of the simulator's logic: which event is next. One heap holds the promised ends of runs, one
-iterator the arrivals; messages without delay wait in a queue that is emptied before time moves on.
+queue the messages under way, one iterator what comes from outside.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from heapq import heappop, heappush
+from heapq import heappop
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 from phasewise.control.loop import Loop
 from phasewise.control.resolve import resolve
 from phasewise.control.rooms import open_cluster, open_instance
-from phasewise.core.action import Action, Ended, Forget, Interrupt, Run
+from phasewise.core.action import Ended, Forget, Interrupt, Run
+from phasewise.core.errors import InputError
 from phasewise.core.event import Arrived, Gone
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.spec import Deployment, Resolved, ResolvedReplica
@@ -54,6 +55,7 @@ def simulate(
     is told now and then how many requests have arrived. InputError for whatever makes no sense.
     """
     resolved = deployment if isinstance(deployment, Resolved) else resolve(deployment)
+    check_fit(resolved, workload)
     models = Roofs(resolved) if physics is None else physics
     ttft, decode = _reference(models(0), resolved)
     header = Header(VERSION, resolved, workload.describe(), seed, ttft, decode)
@@ -71,6 +73,20 @@ def simulate(
     run.summary["wall_s"] = wall_s
     run.summary["requests_per_wall_s"] = len(workload) / wall_s
     return run
+
+
+def check_fit(resolved: Resolved, workload: Workload) -> None:
+    """InputError if no request of the workload fits the longest context of any replica: there is nothing to simulate."""
+    limit = max(replica.max_context for replica in resolved.replicas)
+    shortest = int(workload.prompt_tokens.argmin())
+    tokens = int(workload.prompt_tokens[shortest])
+    if tokens < limit:
+        return
+    wanted = resolved.deployment.max_context or resolved.model.max_context
+    bound = "the KV memory holds" if limit < wanted else "the context is"
+    remedy = "give more devices (tp)" if limit < wanted else "raise max_context, or take a model with a longer context"
+    what = f"no request fits: the shortest prompt has {tokens:,} tokens, and {bound} {limit:,}, output included"
+    raise InputError(f"{what}; {remedy}", workload.where(shortest))
 
 
 class Roofs:
@@ -94,9 +110,9 @@ class World:
     def __init__(self, resolved: Resolved, workload: Workload, recorder: Recorder, physics: Physics) -> None:
         self._workload = workload
         self._clock = clock = VirtualClock()
-        self._inbox: deque[tuple[Loop, Any]] = deque()
+        # Every message takes equally long, so they arrive in the order in which they were sent.
+        self._inbox: deque[tuple[int, Loop, Any]] = deque()
         self._wire_ns = to_ns(resolved.deployment.wire_s)
-        self._sent = len(resolved.replicas)
         self._executors: list[ModelledExecutor] = []
         self.instances: list[Loop] = []
         down = self._to_instance
@@ -113,24 +129,23 @@ class World:
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
-        clock, heap, inbox = self._clock, self._clock.agenda, self._inbox
+        clock, agenda, inbox = self._clock, self._clock.agenda, self._inbox
         executors, instances = self._executors, self.instances
         lanes = [executor.lanes[0] for executor in executors]
         outside = self._outside(progress)
         outside_ns, event = next(outside)
         while True:
-            if heap and heap[0][0] <= (clock.now_ns if inbox else outside_ns):
-                at_ns, order, message = heappop(heap)
-                if message is not None:
-                    clock.now_ns = at_ns
-                    message[0].take(message[1])
-                elif lanes[order].end_ns == at_ns and lanes[order].run is not None:
+            inbox_ns = inbox[0][0] if inbox else NEVER
+            if agenda and agenda[0][0] <= (inbox_ns if inbox_ns < outside_ns else outside_ns):
+                at_ns, order = heappop(agenda)
+                lane = lanes[order]
+                # A promise that no longer agrees with its lane has been superseded.
+                if lane.end_ns == at_ns and lane.run is not None:
                     clock.now_ns = at_ns
                     instances[order].take(executors[order].done(0))
-                # Otherwise the end was promised and has been superseded since.
-            elif inbox:
-                loop, word = inbox.popleft()
-                loop.take(word)
+            elif inbox and inbox_ns <= outside_ns:
+                clock.now_ns, loop, message = inbox.popleft()
+                loop.take(message)
             elif event is not None:
                 clock.now_ns = outside_ns
                 self._cluster.take(event)
@@ -155,17 +170,10 @@ class World:
             yield NEVER, None
 
     def _to_instance(self, action: Submit | Cancel) -> None:
-        self._send(self.instances[action.replica], action)
+        self._inbox.append((self._clock.now_ns + self._wire_ns, self.instances[action.replica], action))
 
     def _to_cluster(self, action: Finished | Refused | Cancelled) -> None:
-        self._send(self._cluster, action)
-
-    def _send(self, loop: Loop, action: Action) -> None:
-        if not self._wire_ns:
-            self._inbox.append((loop, action))
-            return
-        self._sent += 1
-        heappush(self._clock.agenda, (self._clock.now_ns + self._wire_ns, self._sent, (loop, action)))
+        self._inbox.append((self._clock.now_ns + self._wire_ns, self._cluster, action))
 
 
 def _reference(model: LatencyModel, resolved: Resolved) -> tuple[tuple[tuple[int, float], ...], tuple[float, float]]:

@@ -12,6 +12,8 @@ OPEN = StepPlan(cohorts=(ALL,), repeat=None)
 CLOSED = StepPlan(cohorts=(ALL,), repeat=None, closed=True)
 """Decode until something happens; in a closed leap no arrival can be that something."""
 
+_NOBODY: dict[int, Resident] = {}
+
 
 def coast(state: InstanceState, tokens: int, seats: int) -> tuple[StepPlan, ...] | None:
     """The plan of a replica that only decodes, if that is all that it could do: no prompt at hand, no block lacking."""
@@ -41,7 +43,7 @@ class Budget:
         self.decodes = cohort.count
         self.blocks = blocks = state.ledger.free
         self.seats = seats - len(state.running)
-        self._victims: dict[int, Resident] = {}
+        self._victims = _NOBODY
         if need > blocks:
             need = self._make_room(need)
         self.blocks -= need
@@ -66,7 +68,7 @@ class Budget:
 
     def evict(self, resident: Resident) -> None:
         """Count the resident out; its blocks can be spent again."""
-        self._victims[resident.id] = resident
+        self._victims = {**self._victims, resident.id: resident}
         self.blocks += self.state.ledger.held(resident)
 
     def prefilling(self) -> Iterable[Resident]:
