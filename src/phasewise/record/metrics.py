@@ -31,7 +31,7 @@ class Scored:
     """What every scorer reads, worked out once: each request's instants, and the pooled gaps.
 
     `requests` are the rows of the requests that finished; `delay_s, ttft_s, e2e_s, tpot_s` are theirs (TPOT: nan for an
-    answer of one token). Seconds.
+    answer of one token), `tbt_s` the distribution of all gaps between tokens. Seconds.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -57,7 +57,9 @@ class Scored:
         self.tpot_s = np.full(len(done), np.nan)
         np.divide((self._last_token - self._first_token)[ids] / NS_PER_S, gaps, out=self.tpot_s, where=gaps > 0)
         pairs = zip(self.iterations, tables.spans, strict=True)
-        self.gaps_ns = Mixture.pooled([token_gaps(it, spans) for it, spans in pairs])
+        gaps_ns = Mixture.pooled([token_gaps(it, spans) for it, spans in pairs])
+        tbt_ns = {"mean": gaps_ns.mean, **dict(zip(SHARES, gaps_ns.quantiles(list(SHARES.values())), strict=True))}
+        self.tbt_s = {name: _number(value / NS_PER_S) for name, value in tbt_ns.items()}
         self.last_token_ns = int(self._last_token.max(initial=-1))
 
     def _place(self) -> None:
@@ -98,14 +100,6 @@ class Scored:
         return out
 
 
-def quantile(values: Floats, share: float) -> float:
-    """The smallest value that at least `share` of the values do not exceed; nan of none."""
-    if not len(values):
-        return float("nan")
-    k = max(0, int(np.ceil(share * len(values) - 1e-9)) - 1)
-    return float(np.partition(values, k)[k])
-
-
 def distribution(values: Floats) -> dict[str, float | None]:
     """Mean and percentiles, nan left out of both; None where there is nothing to tell."""
     values = np.sort(values[~np.isnan(values)])
@@ -117,8 +111,7 @@ def distribution(values: Floats) -> dict[str, float | None]:
 
 def pooled_tbt(scored: Scored) -> dict[str, float | None]:
     """Sarathi-Serve (OSDI'24, section 5): TBT over all token gaps of all requests, and the median scheduling delay."""
-    p99 = scored.gaps_ns.quantiles([0.99])[0]
-    return {"tbt_p99_s": _number(p99 / NS_PER_S), "delay_p50_s": _number(quantile(scored.delay_s, 0.5))}
+    return {"tbt_p99_s": scored.tbt_s["p99"], "delay_p50_s": distribution(scored.delay_s)["p50"]}
 
 
 def joint_attainment(scored: Scored, slo: Slo) -> dict[str, float | None]:
@@ -178,7 +171,6 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
     tokens_out = int(spans["tokens"].sum())
     busy_s = (scored.last_token_ns - first) / NS_PER_S
     slo = header.resolved.deployment.slo
-    tbt = dict(zip(SHARES, scored.gaps_ns.quantiles(list(SHARES.values())), strict=True))
     return {
         "requests": len(requests),
         "completed": int(counts[Outcome.FINISHED]),
@@ -193,12 +185,12 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
         "throughput_tokens_per_s": tokens_out / busy_s if busy_s > 0 else None,
         "preemptions": int((spans["left"] == PREEMPTED).sum()),
         "ttft_s": distribution(scored.ttft_s),
-        "tbt_s": {k: _number(v / NS_PER_S) for k, v in {"mean": scored.gaps_ns.mean, **tbt}.items()},
+        "tbt_s": scored.tbt_s,
         "tpot_s": distribution(scored.tpot_s),
         "e2e_s": distribution(scored.e2e_s),
         "delay_s": distribution(scored.delay_s),
         "scores": {
-            "pooled_tbt": {"tbt_p99_s": _number(tbt["p99"] / NS_PER_S), "delay_p50_s": _number(quantile(scored.delay_s, 0.5))},
+            "pooled_tbt": pooled_tbt(scored),
             "joint_attainment": joint_attainment(scored, slo),
             "slowdown": slowdown(scored, header),
             "token_deadlines": token_deadlines(scored, slo),

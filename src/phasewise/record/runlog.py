@@ -92,11 +92,16 @@ class RunLog:
 
     def write(self, path: str | Path) -> None:
         """Write the log to a file, whole or not at all."""
-        with _Draft(Path(path)) as file:
-            _begin(file, self.header)
+        draft = _Draft(path)
+        try:
+            _begin(draft.file, self.header)
             for room, segment in self.segments():
-                _frame(file, EVENTS, room, segment)
-            _finish(file, self.tables)
+                _frame(draft.file, EVENTS, room, segment)
+            _finish(draft.file, self.tables)
+        except BaseException:
+            draft.drop()
+            raise
+        draft.keep()
 
     @staticmethod
     def read(path: str | Path) -> RunLog:
@@ -146,11 +151,11 @@ class Recorder:
         self._header = header
         self._segments: list[tuple[int, bytes]] = []
         self._path = path
-        self._draft = None if path is None else _Draft(Path(path))
+        self._draft = None if path is None else _Draft(path)
         self._requests = ClusterColumns()
         self._replicas = [InstanceColumns() for _ in range(replicas)]
         if self._draft is not None:
-            _begin(self._draft.__enter__(), header)
+            _begin(self._draft.file, header)
         self.cluster = RoomLog(self._requests, self._sink(0))
         self.instances = [RoomLog(columns, self._sink(1 + i)) for i, columns in enumerate(self._replicas)]
 
@@ -178,35 +183,33 @@ class Recorder:
         )
         if self._draft is not None:
             _finish(self._draft.file, log.tables)
-            self._draft.__exit__(None, None, None)
+            self._draft.keep()
         return log
 
     def abandon(self) -> None:
         """Leave nothing behind of a run that did not finish."""
         if self._draft is not None:
-            self._draft.__exit__(RuntimeError, None, None)
+            self._draft.drop()
 
 
 class _Draft:
-    """A file that appears under its name only when it is complete, and not at all if the work on it fails."""
+    """A file that appears under its name only when it is kept, and leaves nothing behind when it is dropped."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
         try:
             self.file: BinaryIO = self._partial.open("wb")
         except OSError as error:
             raise LogError(f"{path}: cannot be written: {error.strerror}") from None
 
-    def __enter__(self) -> BinaryIO:
-        return self.file
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def keep(self) -> None:
         self.file.close()
-        if kind is None:
-            self._partial.replace(self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        self._partial.replace(self._path)
+
+    def drop(self) -> None:
+        self.file.close()
+        self._partial.unlink(missing_ok=True)
 
 
 def _begin(file: BinaryIO, header: Header) -> None:
