@@ -161,6 +161,8 @@ def _check(value: Any, kind: Any, where: str) -> None:
         raise InputError(
             f"{expected[0].lower()}{expected[1:]}, got {_shown(value)}{_hint(value, kind)}", where
         ) from None
+    if value == "":
+        raise InputError("is empty; give a name", where)
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"expected a finite number, got {value}", where)
 

@@ -48,7 +48,7 @@ def _check_shape(text: str, where: str) -> None:
                 nest[-1] = (keys, not is_key)
                 if is_key and isinstance(event, yaml.ScalarEvent):
                     if event.value in keys:
-                        place = f"{where}:{event.start_mark.line + 1}"
+                        place = f"{where}:{event.start_mark.line + 1}" if event.start_mark else where
                         raise InputError(f"key '{one_line(event.value)}' stands here twice; keep one", place)
                     keys.add(event.value)
             if isinstance(event, yaml.CollectionStartEvent):

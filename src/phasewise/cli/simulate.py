@@ -1,0 +1,125 @@
+"""`phasewise simulate`: read what is wanted, check all of it, run, then write everything or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from phasewise.cli.document import document
+from phasewise.cli.outputs import STDOUT, Drafts, check_outputs, json_text, write_out
+from phasewise.cli.progress import Bar
+from phasewise.cli.result import simulation
+from phasewise.cli.screen import show
+from phasewise.control.deployment import deployment_from, read_mapping, with_settings
+from phasewise.control.resolve import resolve
+from phasewise.core.action import Outcome
+from phasewise.core.errors import InputError
+from phasewise.core.spec import Resolved
+from phasewise.record.runlog import RunLog
+from phasewise.sim.simulate import check_fit, simulate
+from phasewise.workload.source import builtin_names, load
+from phasewise.workload.workload import Workload
+
+# Where each flag's value stands in a deployment, to say how a file's is overridden.
+_KEYS = {"device": "replicas.0.device", "tp": "replicas.0.tp", "replicas": "replicas.0.count"}
+MAX_SEED = (1 << 63) - 1  # what a log's header holds
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line asked for. `flags` holds those that describe a deployment, and only those given."""
+
+    deployment: Path | None
+    flags: dict[str, Any]
+    settings: list[str]
+    workload: str
+    rate: float | None
+    requests: int | None
+    seed: int
+    json: str | None
+    log: str | None
+    figure: str | None
+
+
+def run(wanted: Wanted) -> None:
+    """The whole command. InputError before anything is written if any of it makes no sense."""
+    if wanted.seed > MAX_SEED:
+        raise InputError(f"{wanted.seed} is too large; give 0 to {MAX_SEED}", "--seed")
+    _check_outputs(wanted)
+    resolved = resolved_deployment(wanted)
+    errors = Console(stderr=True, highlight=False)
+    with Drafts() as drafts, Bar(errors) as bar:
+        workload = load(wanted.workload, rate=wanted.rate, requests=wanted.requests, seed=wanted.seed)
+        check_fit(resolved, workload)
+        bar.stage("simulating", len(workload))
+        path = None if wanted.log is None else drafts.path(wanted.log)
+        log = simulate(resolved, workload, wanted.seed, log=path, progress=bar.advance_to)
+        warnings = _rejections(log, workload)
+        text = json_text(document(log, warnings))
+        if wanted.json is not None and wanted.json != STDOUT:
+            drafts.path(wanted.json).write_text(text, encoding="utf-8")
+        if wanted.figure is not None:
+            from phasewise.report.figures import save, timeline
+
+            bar.stage("drawing")
+            save(timeline(log), drafts.path(wanted.figure))
+    for warning in warnings:
+        errors.print(f"phasewise: warning: {warning}", markup=False, soft_wrap=True)
+    if wanted.json == STDOUT:
+        write_out(text)
+    else:
+        show(simulation(log))
+
+
+def resolved_deployment(wanted: Wanted) -> Resolved:
+    """The deployment that a file or flags describe, with settings over it, and every name looked up."""
+    file, flags = wanted.deployment, wanted.flags
+    if file is not None:
+        if flags:
+            name, value = next(iter(flags.items()))
+            instead = f"--set {_KEYS.get(name, name)}={value}"
+            raise InputError(f"{file} says it already; override it with {instead}", f"--{name.replace('_', '-')}")
+        data = read_mapping(file)
+    else:
+        if missing := [f"--{name}" for name in ("model", "device") if name not in flags]:
+            raise InputError(f"no deployment; name a deployment file, or give {' and '.join(missing)}")
+        data = _from_flags(flags)
+    where = None if file is None else str(file)
+    deployment_from(data, where)
+    if wanted.settings:
+        data = with_settings(data, wanted.settings)
+        where = None if file is None else f"{file} with --set"
+    return resolve(deployment_from(data, where), where)
+
+
+def _from_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    group = {"device": flags["device"], "tp": flags.get("tp", 1), "count": flags.get("replicas", 1)}
+    data: dict[str, Any] = {"model": flags["model"], "replicas": [group]}
+    return data | {name: flags[name] for name in ("batcher", "router", "max_context") if name in flags}
+
+
+def _check_outputs(wanted: Wanted) -> None:
+    outputs = {"--json": wanted.json, "--log": wanted.log, "--figure": wanted.figure}
+    source = None if wanted.workload in builtin_names() else wanted.workload
+    check_outputs(outputs, [wanted.deployment, source, wanted.flags.get("model")])
+    if wanted.figure is not None:
+        from phasewise.report.figures import check_figure
+
+        check_figure(wanted.figure)
+
+
+def _rejections(log: RunLog, workload: Workload) -> list[str]:
+    """One line for all the requests that no replica could ever serve, naming the first; nothing if there are none."""
+    requests = log.tables.requests
+    rejected = np.flatnonzero(requests["outcome"] == Outcome.REJECTED)
+    if not len(rejected):
+        return []
+    first = requests[rejected[0]]
+    limit = max(replica.max_context for replica in log.header.resolved.replicas)
+    place = workload.where(int(first["request"]))
+    why = f"its prompt of {int(first['prompt']):,} tokens leaves no room for output in a context of {limit:,}"
+    return [f"{len(rejected):,} of {len(requests):,} requests rejected; the first is {place}: {why}"]

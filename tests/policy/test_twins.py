@@ -1,0 +1,227 @@
+"""Naive twins of the paging batchers: token by token, list by list, as the published schedulers are written.
+
+They keep every request's blocks themselves, preempt one victim at a time and know nothing of leaps, cohorts or budgets on
+paper. With a constant step time, our schedule must be theirs, iteration by iteration.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+from decoded import steps
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from worlds import ConstantLatency, Row, random_rows, toy_resolved, workload
+
+from phasewise.sim.simulate import simulate
+
+STEP_NS = 1_000
+Iteration = tuple[int, dict[int, tuple[int, int]], tuple[int, ...]]
+"""Start, what is computed (request -> tokens before, tokens now), and who is preempted first, in order."""
+
+
+class Job:
+    def __init__(self, request: int, row: Row) -> None:
+        self.id, self.arrival, self.prompt, self.output = request, *row
+        self.computed = 0
+        self.generated = 0
+        self.blocks = 0
+        self.decoding = False
+
+    @property
+    def known(self) -> int:
+        return self.prompt + self.generated
+
+
+class Twin:
+    """What the two have in common: queue, running list, free blocks, and the loop around `schedule`."""
+
+    def __init__(self, rows: list[Row], blocks: int, size: int, budget: int, seats: int, limit: int, spare: int) -> None:
+        self.jobs = [Job(i, row) for i, row in enumerate(rows)]
+        self.free, self.size, self.budget, self.seats, self.limit, self.spare = blocks, size, budget, seats, limit, spare
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []
+
+    def lacking(self, job: Job, tokens: int) -> int:
+        return max(0, -(-tokens // self.size) - job.blocks)
+
+    def take(self, job: Job, tokens: int) -> None:
+        extra = self.lacking(job, tokens)
+        assert extra <= self.free
+        job.blocks += extra
+        self.free -= extra
+
+    def give(self, job: Job) -> None:
+        self.free += job.blocks
+        job.blocks = 0
+
+    def preempt_last(self, preempted: list[Job]) -> Job:
+        victim = self.running.pop()
+        self.give(victim)
+        victim.computed = 0
+        victim.decoding = False
+        self.waiting.appendleft(victim)
+        preempted.append(victim)
+        return victim
+
+    def schedule(self) -> tuple[dict[Job, int], list[Job]]:
+        raise NotImplementedError
+
+    def run(self) -> Iterator[Iteration]:
+        now = 0
+        coming = deque(self.jobs)
+        while coming or self.waiting or self.running:
+            if not self.running and not self.waiting:
+                # An idle replica starts at once with the first to come; those of the same instant find it busy.
+                job = coming.popleft()
+                now = max(now, job.arrival)
+                self.waiting.append(job)
+            work, preempted = self.schedule()
+            assert work, "the twin is stuck"
+            found = {job.id: (job.computed, tokens) for job, tokens in work.items()}
+            yield now, found, tuple(job.id for job in preempted)
+            now += STEP_NS
+            # A boundary comes before an arrival at the same instant.
+            while coming and coming[0].arrival < now:
+                self.waiting.append(coming.popleft())
+            for job, tokens in work.items():
+                job.computed += tokens
+                if job.computed == job.known:
+                    job.generated += 1
+                    job.decoding = True
+                    if job.generated == job.output or job.known >= self.limit:
+                        self.give(job)
+                        self.running.remove(job)
+
+
+class VllmTwin(Twin):
+    """The v1 scheduler's loop over `running`, then over `waiting`, with its inner loop of preemptions."""
+
+    def schedule(self) -> tuple[dict[Job, int], list[Job]]:
+        left, index = self.budget, 0
+        work: dict[Job, int] = {}
+        preempted: list[Job] = []
+        while index < len(self.running) and left > 0:
+            job = self.running[index]
+            tokens = min(job.known - job.computed, left)
+            while self.lacking(job, job.computed + tokens) > self.free:
+                if self.preempt_last(preempted) is job:
+                    break
+            if job in preempted:
+                break
+            self.take(job, job.computed + tokens)
+            work[job] = tokens
+            left -= tokens
+            index += 1
+        while not preempted and self.waiting and left > 0 and len(self.running) < self.seats:
+            job = self.waiting[0]
+            tokens = min(job.known, left)
+            if self.lacking(job, tokens) > self.free:
+                break
+            self.running.append(self.waiting.popleft())
+            self.take(job, tokens)
+            work[job] = tokens
+            left -= tokens
+        return work, preempted
+
+
+class SarathiTwin(Twin):
+    """Algorithm 3: decodes, then prompts in progress, then new ones with all their blocks above the watermark."""
+
+    def schedule(self) -> tuple[dict[Job, int], list[Job]]:
+        work: dict[Job, int] = {}
+        preempted: list[Job] = []
+        for job in [job for job in self.running if job.decoding]:
+            while job not in preempted and self.lacking(job, job.known) > self.free:
+                self.preempt_last(preempted)
+            if job not in preempted:
+                self.take(job, job.known)
+                work[job] = 1
+        for victim in preempted:
+            work.pop(victim, None)
+        left = self.budget - len(work)
+        for job in self.running:
+            if job not in work and left > 0:
+                work[job] = min(job.known - job.computed, left)
+                left -= work[job]
+        while self.waiting and left > 0 and len(self.running) < self.seats:
+            job = self.waiting[0]
+            if self.lacking(job, job.known) > self.free - self.spare:
+                break
+            self.running.append(self.waiting.popleft())
+            self.take(job, job.known)
+            work[job] = min(job.known, left)
+            left -= work[job]
+        return work, preempted
+
+
+def ours(
+    name: str, rows: list[Row], blocks: int, size: int, params: dict[str, float], limit: int | None
+) -> list[Iteration]:
+    resolved = toy_resolved(name, params, blocks=blocks, block_tokens=size, max_context=limit)
+    run = simulate(resolved, workload(rows), physics=lambda i: ConstantLatency(STEP_NS))
+    return [(round(step.start_ns), step.schedule, step.preempt) for step in steps(run)]
+
+
+def compare(found: list[Iteration], wanted: list[Iteration]) -> None:
+    for i, (mine, its) in enumerate(zip(found, wanted, strict=False)):
+        assert mine == its, f"iteration {i}"
+    assert len(found) == len(wanted)
+
+
+# Requests fit a replica of at least 40 tokens alone; several at once do not.
+ROWS = random_rows(most=9, prompt=30, output=14, gap_ns=6 * STEP_NS)
+
+
+@given(
+    rows=ROWS,
+    size=st.sampled_from([1, 2, 4, 7]),
+    room=st.integers(45, 90),
+    seats=st.integers(1, 6),
+    extra=st.integers(0, 30),
+)
+@example(rows=[(0, 5, 14), (0, 24, 14)], size=1, room=45, seats=2, extra=4)
+@example(rows=[(0, 34, 5), (0, 7, 5)], size=7, room=42, seats=2, extra=60)
+@settings(max_examples=120, deadline=None)
+def test_vllm_v1_schedules_as_the_published_loop(rows: list[Row], size: int, room: int, seats: int, extra: int) -> None:
+    blocks = -(-room // size)
+    twin = VllmTwin(rows, blocks, size, seats + extra, seats, blocks * size, 0)
+    params = {"token_budget": seats + extra, "max_seqs": seats}
+    compare(ours("vllm-v1", rows, blocks, size, params, None), list(twin.run()))
+
+
+@given(
+    rows=ROWS,
+    size=st.sampled_from([1, 2, 4, 7]),
+    room=st.integers(60, 100),
+    seats=st.integers(1, 6),
+    budget=st.integers(1, 40),
+    watermark=st.sampled_from([0.0, 0.1, 0.2]),
+)
+@settings(max_examples=120, deadline=None)
+def test_sarathi_schedules_as_algorithm_3(
+    rows: list[Row], size: int, room: int, seats: int, budget: int, watermark: float
+) -> None:
+    blocks = -(-room // size)
+    spare = int(watermark * blocks)
+    limit = (blocks - spare) * size
+    params = {"token_budget": budget, "max_seqs": seats, "watermark": watermark}
+    twin = SarathiTwin(rows, blocks, size, budget, seats, limit, spare)
+    compare(ours("sarathi", rows, blocks, size, params, None), list(twin.run()))
+
+
+def test_the_twins_see_pressure() -> None:
+    """The comparison is worth something only if preemptions occur: here the workloads that it draws do preempt."""
+    rows = [(i * 100, 20, 14) for i in range(6)]
+    for name, params in (("vllm-v1", {"token_budget": 12, "max_seqs": 6}), ("sarathi", {"token_budget": 12, "watermark": 0.0})):
+        found = ours(name, rows, 30, 2, params, None)
+        assert sum(len(preempt) for _, _, preempt in found) >= 2, name
+
+
+@pytest.mark.parametrize("seats", [1, 2, 4])
+def test_an_answer_that_would_pass_the_context_ends_there(seats: int) -> None:
+    rows = [(0, 10, 500), (0, 39, 500), (0, 1, 500)]
+    twin = VllmTwin(rows, 40, 1, 20, seats, 40, 0)
+    compare(ours("vllm-v1", rows, 40, 1, {"token_budget": 20, "max_seqs": seats}, 40), list(twin.run()))

@@ -1,0 +1,122 @@
+"""The shape of `phasewise.simulate/1`, written out a second time: no key more, none less, every type as documented."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True):
+    """Every key is needed unless it has a default, and no other is allowed."""
+
+
+class Distribution(Strict):
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class PooledTbt(Strict):
+    tbt_p99_s: float | None
+    delay_p50_s: float | None
+
+
+class Attainment(Strict):
+    ttft: float | None
+    tpot: float | None
+    joint: float | None
+
+
+class Slowdown(Strict):
+    ttft: Distribution
+    tbt: Distribution
+    e2e: Distribution
+
+
+class Deadlines(Strict):
+    attained: float | None
+
+
+class Scores(Strict):
+    pooled_tbt: PooledTbt
+    joint_attainment: Attainment
+    slowdown: Slowdown
+    token_deadlines: Deadlines
+
+
+class Summary(Strict):
+    requests: int
+    completed: int
+    rejected: int
+    cancelled: int
+    failed: int
+    simulated_s: float
+    wall_s: float
+    requests_per_wall_s: float
+    events: int
+    iterations: int
+    tokens_in: int
+    tokens_out: int
+    throughput_tokens_per_s: float | None
+    preemptions: int
+    ttft_s: Distribution
+    tbt_s: Distribution
+    tpot_s: Distribution
+    e2e_s: Distribution
+    delay_s: Distribution
+    scores: Scores
+
+
+class Workload(Strict):
+    name: str
+    requests: int
+    mean_rate_rps: float | None
+    sha256: str
+
+
+class Device(Strict):
+    name: str
+    memory_gib: float
+    memory_gb_s: float
+    bf16_tflops: float
+    link_gb_s: float
+    source: str
+
+
+class Replica(Strict):
+    count: int
+    device: Device
+    tp: int
+    blocks: int
+    max_context: int
+
+
+class Document(Strict):
+    schema: Literal["phasewise.simulate/1"]
+    version: str
+    basis: str
+    deployment: dict[str, Any]
+    model: dict[str, Any]
+    replicas: list[Replica]
+    workload: Workload
+    seed: int
+    warnings: list[str]
+    summary: Summary
+
+
+def read(text: str | bytes) -> Document:
+    """The document, or msgspec's complaint of what is not as it should be."""
+    return msgspec.json.decode(text, type=Document)
+
+
+def keys(kind: type[msgspec.Struct]) -> set[str]:
+    """Every key that the document has at any level, but for those inside `deployment` and `model`."""
+    found = set()
+    for field in msgspec.structs.fields(kind):
+        found.add(field.name)
+        inner = field.type if isinstance(field.type, type) else next(iter(getattr(field.type, "__args__", ())), None)
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            found |= keys(inner)
+    return found
