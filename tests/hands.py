@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from phasewise.control.instance import InstanceControl
-from phasewise.core.action import Action, Run
-from phasewise.core.event import StepDone
+from phasewise.core.action import Action, Run, WakeAt
+from phasewise.core.event import StepDone, Woken
 from phasewise.core.kv import BlockLedger
 from phasewise.core.message import Cancel, Submit
 from phasewise.core.request import Request
@@ -70,12 +70,20 @@ class Hand:
 
     def take(self, event: Any) -> list[Action]:
         self.now_ns += 10
-        actions = self.room.handlers[type(event)](event, self.now_ns)
+        actions = self.answer(event)
         for action in actions:
             if isinstance(action, Run):
                 assert action.plan.lane not in self.flying
                 self.flying[action.plan.lane] = action
         return list(actions)
+
+    def answer(self, event: Any) -> list[Action]:
+        """What the room does about an event; where it asks to be woken at this instant, what it does then."""
+        actions = self.room.handlers[type(event)](event, self.now_ns)
+        if actions and isinstance(actions[-1], WakeAt):
+            assert actions.pop() == WakeAt(self.now_ns)
+            actions += self.room.handlers[Woken](Woken(), self.now_ns)
+        return actions
 
     def submit(self, request: int, prompt: int, epoch: int = 0) -> list[Action]:
         return self.take(Submit(0, Request(request, self.now_ns, prompt), epoch))

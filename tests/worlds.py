@@ -23,7 +23,9 @@ from phasewise.policy import catalog
 from phasewise.workload.truth import Truth
 from phasewise.workload.workload import Workload
 
-TOY_MODEL = ModelSpec("toy", layers=2, hidden=64, ffn=128, q_heads=4, kv_heads=2, head_dim=16, vocab=100, max_context=1 << 20)
+TOY_MODEL = ModelSpec(
+    "toy", layers=2, hidden=64, ffn=128, q_heads=4, kv_heads=2, head_dim=16, vocab=100, max_context=1 << 20
+)
 TOY_DEVICE = DeviceSpec("toy", memory_gib=1.0, memory_gb_s=100.0, bf16_tflops=10.0, link_gb_s=0.0, source="made up")
 
 Row = tuple[int, int, int]

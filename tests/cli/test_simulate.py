@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-import simulate_schema
 
+import simulate_schema
 from phasewise.cli import main
 from phasewise.control.deployment import deployment_from
 from phasewise.record.runlog import RunLog

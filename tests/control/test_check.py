@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hands import Hand, Script, whole
 
+from hands import Hand, Script, whole
 from phasewise.core.errors import PlanError
 from phasewise.core.event import StepDone
 from phasewise.core.step import ALL, Chunk, StepPlan
@@ -135,7 +135,9 @@ def test_nothing_is_in_flight_twice() -> None:
     broken("request 0 is in flight", (first, StepPlan((whole(1, 8),), (), (0,), lane=1)), lanes=2)
     both = chunks(whole(0, 8), whole(1, 8))
     broken("cohort 'all' is in flight", both, (StepPlan((), (ALL,)), StepPlan((), (ALL,), lane=1)), lanes=2)
-    broken("cohort 'all' is in flight", both, (StepPlan((), (ALL,)), StepPlan((whole(2, 12),), (), (1,), lane=1)), lanes=2)
+    broken(
+        "cohort 'all' is in flight", both, (StepPlan((), (ALL,)), StepPlan((whole(2, 12),), (), (1,), lane=1)), lanes=2
+    )
 
 
 def test_joining_a_cohort_in_flight_on_another_lane_is_refused_or_booked_right() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from worlds import ToyLatency, toy_resolved, workload
 
 from phasewise.control.cluster import ClusterControl
 from phasewise.control.loop import Loop
@@ -15,6 +14,7 @@ from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.request import Request
 from phasewise.policy.routing.round_robin import RoundRobin
 from phasewise.sim.simulate import simulate
+from worlds import ToyLatency, toy_resolved, workload
 
 
 class Fleet:

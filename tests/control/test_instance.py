@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from hands import Greedy, Hand, Script, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hands import Greedy, Hand, Script, whole
 from phasewise.core.action import Forget, Interrupt, Run
 from phasewise.core.message import Cancelled, Finished, Refused
 from phasewise.core.resident import Cohort

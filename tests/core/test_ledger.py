@@ -121,7 +121,11 @@ class Ledgers(RuleBasedStateMachine):
         resident, naive = self.real[i], self.naive[i]
         if resident.cohort is not None:
             resident.cohort.leave(resident)
-        assert (resident.computed, resident.generated, resident.blocks) == (naive.computed, naive.generated, naive.blocks)
+        assert (resident.computed, resident.generated, resident.blocks) == (
+            naive.computed,
+            naive.generated,
+            naive.blocks,
+        )
         self.ledger.release(resident)
         assert resident.blocks == 0
         if back:

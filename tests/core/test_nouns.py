@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from phasewise.core import action as actions
 from phasewise.core import event as events
-from phasewise.core.action import Action, Ended, Forget, Interrupt, Outcome, Run
+from phasewise.core.action import Action, Ended, Forget, Interrupt, Outcome, Run, WakeAt
 from phasewise.core.errors import InputError, LogError, PhasewiseError, PlanError, unknown
-from phasewise.core.event import Arrived, ClusterEvent, Event, Gone, InstanceEvent, StepDone
+from phasewise.core.event import Arrived, ClusterEvent, Event, Gone, InstanceEvent, StepDone, Woken
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.request import Request
 from phasewise.core.spec import Deployment, ModelSpec, PolicySpec, ReplicaSpec
@@ -44,6 +44,7 @@ MEMBERS: dict[type, st.SearchStrategy[Any]] = {
     StepDone: st.builds(
         StepDone, IDS, IDS, st.lists(PIECES, max_size=3).map(tuple), st.lists(IDS, max_size=3).map(tuple)
     ),
+    Woken: st.builds(Woken),
     Submit: st.builds(Submit, IDS, REQUESTS, IDS),
     Cancel: st.builds(Cancel, IDS, IDS, IDS),
     Refused: st.builds(Refused, IDS, IDS, st.text()),
@@ -52,6 +53,7 @@ MEMBERS: dict[type, st.SearchStrategy[Any]] = {
     Run: st.builds(Run, IDS, PLANS, COUNTS, COUNTS),
     Interrupt: st.builds(Interrupt, IDS),
     Forget: st.builds(Forget, IDS),
+    WakeAt: st.builds(WakeAt, COUNTS),
     Ended: st.builds(Ended, IDS, st.sampled_from(Outcome), COUNTS, st.text()),
 }
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from phasewise.control.replay import replay
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Resolved
 from phasewise.record.runlog import HEADER, RunLog, frames
@@ -22,7 +23,10 @@ ROWS = [(i * i * 2_500, 7 + (11 * i) % 41, 1 + (17 * i) % 37) for i in range(16)
 GONE = {3: ROWS[3][0] + 12_000, 9: ROWS[9][0] + 90_000}
 
 WORLDS: dict[str, tuple[Resolved, Workload]] = {
-    "static": (toy_resolved("static", {"max_seqs": 3}, blocks=24, block_tokens=8, max_context=56), workload(ROWS, GONE)),
+    "static": (
+        toy_resolved("static", {"max_seqs": 3}, blocks=24, block_tokens=8, max_context=56),
+        workload(ROWS, GONE),
+    ),
     "vllm-v1": (
         toy_resolved("vllm-v1", {"max_seqs": 4, "token_budget": 24}, blocks=14, block_tokens=8),
         workload(ROWS, GONE),
@@ -55,9 +59,7 @@ def test_golden_log(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batcher", ["static", "vllm-v1", "sarathi"])
 def test_two_runs_with_one_seed_give_the_same_bytes(batcher: str, tmp_path: Path) -> None:
-    deployment = Deployment(
-        "meta-llama/Llama-3.1-8B", (ReplicaSpec("h100", 2),), PolicySpec(batcher), max_context=8192
-    )
+    deployment = Deployment("meta-llama/Llama-3.1-8B", (ReplicaSpec("h100", 2),), PolicySpec(batcher), max_context=8192)
     for name in ("one", "two"):
         simulate(deployment, load("azure-code", rate=4, requests=400, seed=5), 5, log=tmp_path / name)
     in_memory = simulate(deployment, load("azure-code", rate=4, requests=400, seed=5), 5)

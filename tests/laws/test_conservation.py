@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from phasewise.control.instance import InstanceControl
 from phasewise.core.action import Action, Outcome, Run
 from phasewise.core.message import Submit
 from phasewise.core.resident import Resident
 from phasewise.record.columns import FINISHED
-from phasewise.record.runlog import Header, Recorder
+from phasewise.record.header import Header
+from phasewise.record.runlog import Recorder
 from phasewise.sim.simulate import World
 from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
 
@@ -80,7 +82,7 @@ def test_requests_tokens_and_blocks_are_conserved(batcher: str, data: st.DataObj
     gone = data.draw(random_gone(rows))
     resolved = toy_resolved(batcher, BATCHERS[batcher], data.draw(st.integers(6, 24)), 8, max_context=48, replicas=2)
     load = workload(rows, gone)
-    recorder = Recorder(Header("test", resolved, load.describe(), 0), 2)
+    recorder = Recorder(Header("test", resolved, load.describe(), 0))
     world = World(resolved, load, recorder, lambda i: ToyLatency())
     rooms = []
     for loop in world.instances:

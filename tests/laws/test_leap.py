@@ -15,7 +15,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import ConstantLatency, ToyLatency, random_gone, random_rows, toy_resolved, workload
 
 from phasewise.core.action import Run
 from phasewise.core.event import StepDone
@@ -27,6 +26,7 @@ from phasewise.policy.batching.static import Static
 from phasewise.policy.batching.vllm_v1 import VllmV1
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
+from worlds import ConstantLatency, ToyLatency, random_gone, random_rows, toy_resolved, workload
 
 Step = tuple[float, tuple[Any, ...]]
 Twist = Callable[[StepPlan, random.Random], StepPlan]

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import ToyLatency, random_rows, toy_resolved, workload
 
 from phasewise.core.action import Run
 from phasewise.core.event import Arrived, StepDone
@@ -16,6 +15,7 @@ from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
 from phasewise.workload.workload import Workload
+from worlds import ToyLatency, random_rows, toy_resolved, workload
 
 BATCHERS = {
     "static": {"max_seqs": 3},

@@ -15,7 +15,9 @@ from phasewise.workload.source import load
 from phasewise.workload.synth import FixedLength, Poisson, Synthetic, generate
 
 BUDGET = 512
-DEPLOYMENT = Deployment("meta-llama/Llama-3.1-8B", (ReplicaSpec("h100"),), PolicySpec("sarathi", {"token_budget": BUDGET}))
+DEPLOYMENT = Deployment(
+    "meta-llama/Llama-3.1-8B", (ReplicaSpec("h100"),), PolicySpec("sarathi", {"token_budget": BUDGET})
+)
 
 
 def prefill_only(load_share: float, requests: int) -> tuple[RunLog, float]:

@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Iterator
 
 import pytest
-from decoded import steps
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from worlds import ConstantLatency, Row, random_rows, toy_resolved, workload
 
+from decoded import steps
 from phasewise.sim.simulate import simulate
+from worlds import ConstantLatency, Row, random_rows, toy_resolved, workload
 
 STEP_NS = 1_000
 Iteration = tuple[int, dict[int, tuple[int, int]], tuple[int, ...]]
@@ -38,9 +38,18 @@ class Job:
 class Twin:
     """What the two have in common: queue, running list, free blocks, and the loop around `schedule`."""
 
-    def __init__(self, rows: list[Row], blocks: int, size: int, budget: int, seats: int, limit: int, spare: int) -> None:
+    def __init__(
+        self, rows: list[Row], blocks: int, size: int, budget: int, seats: int, limit: int, spare: int
+    ) -> None:
         self.jobs = [Job(i, row) for i, row in enumerate(rows)]
-        self.free, self.size, self.budget, self.seats, self.limit, self.spare = blocks, size, budget, seats, limit, spare
+        self.free, self.size, self.budget, self.seats, self.limit, self.spare = (
+            blocks,
+            size,
+            budget,
+            seats,
+            limit,
+            spare,
+        )
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
 
@@ -74,10 +83,10 @@ class Twin:
         coming = deque(self.jobs)
         while coming or self.waiting or self.running:
             if not self.running and not self.waiting:
-                # An idle replica starts at once with the first to come; those of the same instant find it busy.
-                job = coming.popleft()
-                now = max(now, job.arrival)
-                self.waiting.append(job)
+                # An idle replica starts with all who come at the same instant.
+                now = max(now, coming[0].arrival)
+                while coming and coming[0].arrival <= now:
+                    self.waiting.append(coming.popleft())
             work, preempted = self.schedule()
             assert work, "the twin is stuck"
             found = {job.id: (job.computed, tokens) for job, tokens in work.items()}
@@ -215,7 +224,10 @@ def test_sarathi_schedules_as_algorithm_3(
 def test_the_twins_see_pressure() -> None:
     """The comparison is worth something only if preemptions occur: here the workloads that it draws do preempt."""
     rows = [(i * 100, 20, 14) for i in range(6)]
-    for name, params in (("vllm-v1", {"token_budget": 12, "max_seqs": 6}), ("sarathi", {"token_budget": 12, "watermark": 0.0})):
+    for name, params in (
+        ("vllm-v1", {"token_budget": 12, "max_seqs": 6}),
+        ("sarathi", {"token_budget": 12, "watermark": 0.0}),
+    ):
         found = ours(name, rows, 30, 2, params, None)
         assert sum(len(preempt) for _, _, preempt in found) >= 2, name
 

@@ -19,9 +19,7 @@ ENTRY = st.tuples(
 
 def mixture(entries: list[tuple[float, float, int, int]]) -> Mixture:
     low, slope, count, weight = zip(*entries, strict=True) if entries else ((), (), (), ())
-    return Mixture(
-        np.array(low, float), np.array(slope, float), np.array(count, np.int64), np.array(weight, np.int64)
-    )
+    return Mixture(np.array(low, float), np.array(slope, float), np.array(count, np.int64), np.array(weight, np.int64))
 
 
 def expanded(entries: list[tuple[float, float, int, int]]) -> np.ndarray:

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoded import Told, requests, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
 
+from decoded import Told, requests, steps
 from phasewise.core.action import Outcome
 from phasewise.core.spec import Slo
+from phasewise.record.header import Header
 from phasewise.record.metrics import Scored, joint_attainment, summary, token_deadlines
-from phasewise.record.runlog import Header, RunLog
+from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
+from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
 
 SLO = Slo(ttft_s=40e-6, tpot_s=6e-6)
 REFERENCE = (((1, 5_000.0), (40, 9_000.0), (200, 60_000.0)), (5_000.0, 4.5))
@@ -50,7 +51,8 @@ def plain(run: RunLog, slo: Slo) -> dict[str, Any]:
     in_time = [ttft(r) <= 1e9 * slo.ttft_s for r in done]
     smooth = [len(r.token_ns) < 2 or tpot(r) <= 1e9 * slo.tpot_s for r in done]
     dues = [
-        all(t <= r.arrival_ns + 1e9 * (slo.ttft_s + i * slo.tpot_s) + 1e-3 for i, t in enumerate(r.token_ns)) for r in done
+        all(t <= r.arrival_ns + 1e9 * (slo.ttft_s + i * slo.tpot_s) + 1e-3 for i, t in enumerate(r.token_ns))
+        for r in done
     ]
     share = (lambda flags: sum(flags) / counted) if counted else (lambda flags: None)
     return {
@@ -125,7 +127,9 @@ def compare(run: RunLog, slo: Slo = SLO) -> dict[str, Any]:
     assert got["events"] == run.summary["events"] == events
     for name, value in wanted.items():
         close(scores[name] if name in scores else got[name], value, name)
-    close(scores["pooled_tbt"], {"tbt_p99_s": wanted["tbt_s"]["p99"], "delay_p50_s": wanted["delay_s"]["p50"]}, "pooled")
+    close(
+        scores["pooled_tbt"], {"tbt_p99_s": wanted["tbt_s"]["p99"], "delay_p50_s": wanted["delay_s"]["p50"]}, "pooled"
+    )
     told = requests(run)
     assert all(len(r.token_ns) == r.tokens for r in told.values())
     assert all(r.outcome is not Outcome.INSIDE for r in told.values())

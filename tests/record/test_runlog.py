@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
 
 from phasewise.core.errors import LogError
 from phasewise.record.columns import REQUESTS, SPANS, STEPS, ClusterColumns, InstanceColumns
-from phasewise.record.runlog import END, EVENTS, HEADER, MAGIC, Header, Recorder, RunLog, Tables, frames
+from phasewise.record.header import Header, Tables
+from phasewise.record.runlog import END, EVENTS, HEADER, MAGIC, Recorder, RunLog, frames
 from phasewise.sim.simulate import simulate
+from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
 
 ROWS = [(0, 50, 40), (0, 60, 30), (10, 100, 60), (1000, 30, 1), (90_000, 20, 60), (95_000, 2000, 3)]
 GONE = {2: 200_000}
@@ -271,7 +272,7 @@ def test_a_run_whose_summary_fails_leaves_nothing(tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     # The module's name is that of its function.
-    monkeypatch.setattr(sys.modules["phasewise.sim.simulate"], "summary", fails)
+    monkeypatch.setattr(sys.modules["phasewise.record.runlog"], "summary", fails)
     with pytest.raises(KeyboardInterrupt):
         toy(tmp_path / "new.log")
     assert list(tmp_path.iterdir()) == []
@@ -279,12 +280,12 @@ def test_a_run_whose_summary_fails_leaves_nothing(tmp_path: Path, monkeypatch: p
 
 def test_abandon_leaves_nothing_and_can_be_said_twice(tmp_path: Path) -> None:
     header = toy().header
-    recorder = Recorder(header, 2, tmp_path / "run.log")
+    recorder = Recorder(header, tmp_path / "run.log")
     assert len(list(tmp_path.iterdir())) == 1
     recorder.abandon()
     recorder.abandon()
     assert list(tmp_path.iterdir()) == []
-    Recorder(header, 2).abandon()
+    Recorder(header).abandon()
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
@@ -306,14 +307,15 @@ def test_a_header_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     run = toy()
     header = Header("1", run.header.resolved, {"odd": object()}, 0)
     with pytest.raises((TypeError, LogError)):
-        Recorder(header, 1, tmp_path / "run.log")
+        Recorder(header, tmp_path / "run.log")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_run_has_empty_tables(tmp_path: Path) -> None:
     header = toy().header
-    recorder = Recorder(header, 2, tmp_path / "run.log")
+    recorder = Recorder(header, tmp_path / "run.log")
     run = recorder.close()
+    recorder.keep()
     assert (len(run.tables.requests), run.rooms) == (0, 3)
     read = RunLog.read(tmp_path / "run.log")
     same(read, run)

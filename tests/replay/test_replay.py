@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
 
 from phasewise.control.replay import replay
 from phasewise.core.action import Ended, Outcome
@@ -20,6 +19,7 @@ from phasewise.record.columns import ClusterColumns, InstanceColumns
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
+from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
 
 BATCHERS = {
     "static": {"max_seqs": 3},
@@ -48,13 +48,17 @@ def test_a_fresh_process_takes_the_same_actions(tmp_path: Path, batcher: str, ha
     assert log.summary["cancelled"] > 0
     assert batcher == "static" or log.summary["preemptions"] > 0
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    done = subprocess.run([sys.executable, "-c", ALONE, path], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, path], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == log.summary["events"]
 
 
 def test_a_real_deployment_replays(tmp_path: Path) -> None:
-    deployment = Deployment("meta-llama/Llama-3.1-8B", (ReplicaSpec("h100", 2), ReplicaSpec("a100")), PolicySpec("vllm-v1"))
+    deployment = Deployment(
+        "meta-llama/Llama-3.1-8B", (ReplicaSpec("h100", 2), ReplicaSpec("a100")), PolicySpec("vllm-v1")
+    )
     simulate(deployment, load("azure-conv", rate=15, requests=300), log=tmp_path / "run.log")
     log = RunLog.read(tmp_path / "run.log")
     assert replay(log) == sum(len(list(log.records(room))) for room in range(log.rooms)) > 300 * 4

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worlds import ToyLatency, toy_resolved, workload
 
 from phasewise.core.errors import InputError
 from phasewise.core.spec import Slo
@@ -17,6 +16,7 @@ from phasewise.report import compare_timelines, save, timeline
 from phasewise.report.figures import check_figure
 from phasewise.report.phases import phases
 from phasewise.sim.simulate import simulate
+from worlds import ToyLatency, toy_resolved, workload
 
 pytest.importorskip("matplotlib")
 

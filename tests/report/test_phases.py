@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import decoded
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from worlds import Row, ToyLatency, random_rows, toy_resolved, workload
 
+import decoded
 from phasewise.core.errors import InputError
 from phasewise.record.columns import PREEMPTED
 from phasewise.record.runlog import RunLog
 from phasewise.report.phases import Phases, busiest, phases
 from phasewise.sim.simulate import simulate
+from worlds import Row, ToyLatency, random_rows, toy_resolved, workload
 
 BATCHERS: list[tuple[str, dict[str, Any]]] = [
     ("static", {}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from worlds import ToyLatency, toy_resolved, workload
 
 from phasewise.core.spec import PolicySpec, Slo
 from phasewise.record.runlog import RunLog
@@ -18,6 +17,7 @@ from phasewise.report.rows import (
     side_by_side,
 )
 from phasewise.sim.simulate import simulate
+from worlds import ToyLatency, toy_resolved, workload
 
 ROWS = [(0, 30, 10), (20_000, 50, 1), (40_000, 12, 20)]
 

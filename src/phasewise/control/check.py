@@ -24,7 +24,7 @@ def check_preempted(plan: StepPlan, state: InstanceState) -> None:
 def check_chunk(chunk: Chunk, resident: Resident, state: InstanceState) -> None:
     """A chunk goes on where the last one ended, names a cohort if it is the last, and holds what it computes.
 
-    At its last chunk a request holds blocks for exactly its own tokens, or for the whole context.
+    A request holds blocks for no more than its own known tokens, or else for the whole context.
     """
     end = chunk.start + chunk.tokens
     known, hold = resident.known, chunk.hold
@@ -33,10 +33,22 @@ def check_chunk(chunk: Chunk, resident: Resident, state: InstanceState) -> None:
             f"request {chunk.request}: chunk {chunk.start}+{chunk.tokens}, "
             f"but {resident.computed} of {known} tokens are computed"
         )
-    if (end == known) != (chunk.joins in state.cohorts):
+    if (end == known) != (chunk.joins is not None) or (end == known and chunk.joins not in state.cohorts):
         raise PlanError(f"request {chunk.request}: the last chunk, and no other, names a cohort to join")
-    if hold < end or (end == known and known < hold < state.max_context):
+    if hold < end or known < hold < state.max_context:
         raise PlanError(f"request {chunk.request}: holds {hold} tokens, wants its own or the whole context")
+
+
+def check_chunks(plan: StepPlan) -> None:
+    """A plan with chunks runs once, and has one for a request."""
+    if plan.repeat != 1:
+        raise PlanError("a plan with prompt chunks runs once")
+    if len(plan.chunks) > 1:
+        seen = set()
+        for chunk in plan.chunks:
+            if chunk.request in seen:
+                raise PlanError(f"request {chunk.request} has two chunks in one plan")
+            seen.add(chunk.request)
 
 
 def find_waiting(chunk: Chunk, state: InstanceState) -> Resident:
@@ -49,8 +61,6 @@ def find_waiting(chunk: Chunk, state: InstanceState) -> Resident:
 
 def check_flights(plan: StepPlan, state: InstanceState, lanes: Sequence[Lane]) -> None:
     """What is in flight on one lane cannot be planned on another."""
-    if not 0 <= plan.lane < len(lanes):
-        raise PlanError(f"there is no lane {plan.lane}")
     asked = {chunk.request for chunk in plan.chunks}
     for lane in lanes:
         if lane.run is None:
@@ -60,5 +70,6 @@ def check_flights(plan: StepPlan, state: InstanceState, lanes: Sequence[Lane]) -
                 raise PlanError(f"request {chunk.request} is in flight on another lane")
         for cohort in lane.cohorts:
             preempted = (state.running[r].cohort for r in plan.preempt if r in state.running)
-            if cohort.name in plan.cohorts or cohort in preempted:
+            joined = any(chunk.joins == cohort.name for chunk in plan.chunks)
+            if joined or cohort.name in plan.cohorts or cohort in preempted:
                 raise PlanError(f"cohort '{cohort.name}' is in flight on another lane")

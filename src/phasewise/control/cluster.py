@@ -17,15 +17,16 @@ from phasewise.policy.roles import Router
 
 
 class Life:
-    """A request that is not over: its current attempt, and the replicas that have not refused it."""
+    """A request that is not over: its current attempt, the replicas that have not refused it, whether its client left."""
 
-    __slots__ = ("epoch", "open", "replica", "request")
+    __slots__ = ("epoch", "gone", "open", "replica", "request")
 
     def __init__(self, request: Request, replica: int, open_to: tuple[int, ...]) -> None:
         self.request = request
         self.epoch = 0
         self.replica = replica
         self.open = open_to
+        self.gone = False
 
 
 class ClusterControl:
@@ -52,7 +53,10 @@ class ClusterControl:
 
     def _gone(self, event: Gone, now_ns: int) -> list[Action]:
         life = self._lives.get(event.request)
-        return [] if life is None else [Cancel(life.replica, event.request, life.epoch)]
+        if life is None or life.gone:
+            return []
+        life.gone = True
+        return [Cancel(life.replica, event.request, life.epoch)]
 
     def _finished(self, event: Finished, now_ns: int) -> list[Action]:
         return self._over(event.request, event.epoch, Outcome.FINISHED, event.tokens)
@@ -68,10 +72,12 @@ class ClusterControl:
         return [Ended(request, outcome, tokens, reason)]
 
     def _refused(self, event: Refused, now_ns: int) -> list[Action]:
-        """Try a replica that has not refused the request; reject it when none is left."""
+        """Try a replica that has not refused the request, unless its client has left; reject it when none is left."""
         life = self._lives.get(event.request)
         if life is None or life.epoch != event.epoch:
             return []
+        if life.gone:
+            return self._over(event.request, event.epoch, Outcome.CANCELLED, 0)
         life.open = tuple(i for i in life.open if i != life.replica)
         if not life.open:
             return self._over(event.request, event.epoch, Outcome.REJECTED, 0, event.reason)

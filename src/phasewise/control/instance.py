@@ -7,12 +7,12 @@ takes or an answer will be.
 
 from __future__ import annotations
 
-from phasewise.control.check import check_chunk, check_flights, check_preempted, find_waiting
+from phasewise.control.check import check_chunk, check_chunks, check_flights, check_preempted, find_waiting
 from phasewise.control.lane import Lane
 from phasewise.control.ports import Handlers
-from phasewise.core.action import Action, Forget, Interrupt, Run
+from phasewise.core.action import Action, Forget, Interrupt, Run, WakeAt
 from phasewise.core.errors import PlanError
-from phasewise.core.event import StepDone
+from phasewise.core.event import StepDone, Woken
 from phasewise.core.kv import BlockLedger
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.resident import Resident
@@ -29,7 +29,12 @@ class InstanceControl:
 
     def __init__(self, batcher: Batcher, ledger: BlockLedger, max_context: int, lanes: int = 1) -> None:
         self.state = InstanceState(ledger, max_context)
-        self.handlers: Handlers = {StepDone: self._step_done, Submit: self._submit, Cancel: self._cancel}
+        self.handlers: Handlers = {
+            StepDone: self._step_done,
+            Submit: self._submit,
+            Cancel: self._cancel,
+            Woken: self._woken,
+        }
         self._plan = batcher.plan
         self._ledger = ledger
         self._lanes = [Lane() for _ in range(lanes)]
@@ -37,6 +42,7 @@ class InstanceControl:
         self._inside: dict[int, Resident] = {}
         self._leaving: dict[int, Resident] = {}
         self._runs = 0
+        self._waking = False
 
     def _submit(self, event: Submit, now_ns: int) -> list[Action]:
         request = event.request
@@ -44,6 +50,8 @@ class InstanceControl:
         if request.prompt_tokens >= limit:
             reason = f"a prompt of {request.prompt_tokens} tokens and one output token exceed the {limit} that fit"
             return [Refused(request.id, event.epoch, reason)]
+        if request.id in self._inside:
+            raise PlanError(f"request {request.id} is submitted to a replica that it is still inside")
         resident = Resident(request.id, event.epoch, request.prompt_tokens)
         self._inside[request.id] = resident
         self.state.waiting.append(resident)
@@ -61,17 +69,28 @@ class InstanceControl:
         return out + self._nudge(now_ns, heed_closed=False)
 
     def _nudge(self, now_ns: int, *, heed_closed: bool) -> list[Action]:
-        """Something changed between step boundaries: fill a free lane, or else cut short the leap that it may change."""
+        """Something changed between step boundaries: have a free lane filled, or cut short the leap that it may change.
+
+        A free lane is filled when everything that happens at this instant has, so that requests that arrive together start
+        together.
+        """
         out: list[Action] = []
         for i, lane in enumerate(self._lanes):
             run = lane.run
             if run is None:
-                return self._ask(now_ns, out)
+                if self._waking:
+                    return []
+                self._waking = True
+                return [WakeAt(now_ns)]
             plan = run.plan
             if plan.repeat != 1 and not lane.interrupted and not (heed_closed and plan.closed):
                 lane.interrupted = True
                 out.append(Interrupt(i))
         return out
+
+    def _woken(self, event: Woken, now_ns: int) -> list[Action]:
+        self._waking = False
+        return self._ask(now_ns, []) if any(lane.run is None for lane in self._lanes) else []
 
     def _step_done(self, event: StepDone, now_ns: int) -> list[Action]:
         lane = self._lanes[event.lane]
@@ -166,8 +185,7 @@ class InstanceControl:
         """Give each chunk's request its blocks, after admitting it if it waits."""
         state, hold = self.state, self._ledger.hold
         prefilling, waiting = state.prefilling, state.waiting
-        if plan.repeat != 1:
-            raise PlanError("a plan with prompt chunks runs once")
+        check_chunks(plan)
         for chunk in plan.chunks:
             request = chunk.request
             resident = prefilling.get(request)
@@ -187,15 +205,22 @@ class InstanceControl:
         A single step's blocks are taken now. A leap's are taken when it is over and its length is known: it has the replica
         to itself, so nobody spends them meanwhile.
         """
-        ledger, lane = self._ledger, self._lanes[plan.lane]
+        ledger = self._ledger
+        if not 0 <= plan.lane < len(self._lanes):
+            raise PlanError(f"there is no lane {plan.lane}")
+        lane = self._lanes[plan.lane]
         if lane.run is not None:
             raise PlanError(f"lane {plan.lane} is not free")
         lane.cohorts = cohorts = self.state.group(plan.cohorts)
         decodes = context = 0
         for cohort in cohorts:
+            if not cohort.count:
+                raise PlanError(f"the plan runs nothing: nobody decodes in cohort '{cohort.name}'")
             decodes += cohort.count
             context += cohort.context
         if plan.repeat != 1:
+            if plan.repeat is not None and plan.repeat < 1:
+                raise PlanError(f"a plan cannot repeat {plan.repeat} times")
             most = ledger.steps_until_full(cohorts) if self._alone else 1
             if most is not None and (plan.repeat is None or plan.repeat > most):
                 # None at all: one step, which is refused below for want of blocks.
@@ -206,7 +231,7 @@ class InstanceControl:
                 if growth > ledger.free:
                     raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
                 ledger.free -= growth
-        if not decodes and not plan.chunks:
+        if not cohorts and not plan.chunks:
             raise PlanError("the plan runs nothing")
         lane.run = run = Run(self._runs, plan, decodes, context)
         lane.interrupted = False

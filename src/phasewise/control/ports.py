@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from phasewise.core.action import Action, Ended, Forget, Interrupt, Run
+from phasewise.core.action import Action, Ended, Forget, Interrupt, Run, WakeAt
 
 
 class Clock(Protocol):
@@ -17,6 +17,12 @@ class Clock(Protocol):
 
 Handlers = dict[type, Callable[[Any, int], list[Action]]]
 """For each kind of event, what answers it: `(event, now_ns) -> actions`."""
+
+
+class Alarm(Protocol):
+    """The clock's other half: sends `Woken` when it is time."""
+
+    def wake_at(self, action: WakeAt) -> None: ...
 
 
 class Room(Protocol):

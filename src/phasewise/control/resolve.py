@@ -67,7 +67,8 @@ def _replica(
     limit = min(deployment.max_context or spec.max_context, usable)
     if deployment.max_context is not None and limit < deployment.max_context:
         raise InputError(
-            f"max_context is {deployment.max_context}; the KV memory of {found.name} (tp {group.tp}) holds {usable}", where
+            f"max_context is {deployment.max_context}; the KV memory of {found.name} (tp {group.tp}) holds {usable}",
+            where,
         )
     return ResolvedReplica(found, group.tp, blocks, limit)
 

@@ -44,6 +44,12 @@ class Forget(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
     request: int
 
 
+class WakeAt(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
+    """To the clock: send `Woken` at this instant, after everything else that happens then."""
+
+    at_ns: int
+
+
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
     """To the gateway: the request's life is over; `reason` says why if it was not served to its end."""
 
@@ -53,4 +59,4 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
     reason: str = ""
 
 
-Action = Run | Interrupt | Forget | Ended | Submit | Cancel | Refused | Finished | Cancelled
+Action = Run | Interrupt | Forget | WakeAt | Ended | Submit | Cancel | Refused | Finished | Cancelled

@@ -1,8 +1,9 @@
 """What can happen to a room. The unions are closed, and one order over simultaneous events is written down here.
 
 Order at one instant: step ends first (by replica, then lane), then messages between rooms in the order in which they were
-sent, then a client leaving, then arrivals in the order of their ids. So a request that arrives at the very instant of a
-step boundary finds that boundary past. Nothing in this order depends on how many steps a leap covers.
+sent, then a client leaving, then arrivals in the order of their ids, then the rooms that asked to be woken. So a request that
+arrives at the very instant of a step boundary finds that boundary past, and an idle replica starts with all that arrive
+together. Nothing in this order depends on how many steps a leap covers.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class StepDone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
     ended: tuple[int, ...] = ()
 
 
+class Woken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+    """From the clock: the instant that a room asked for has come."""
+
+
 ClusterEvent = Arrived | Gone | Refused | Finished | Cancelled
-InstanceEvent = Submit | Cancel | StepDone
-Event = Arrived | Gone | StepDone | Submit | Cancel | Refused | Finished | Cancelled
+InstanceEvent = Submit | Cancel | StepDone | Woken
+Event = Arrived | Gone | StepDone | Woken | Submit | Cancel | Refused | Finished | Cancelled

@@ -20,11 +20,11 @@ class BlockLedger:
 
     __slots__ = ("block_tokens", "blocks", "free", "pages", "watermark")
 
-    def __init__(
-        self, blocks: int, block_tokens: int = 16, watermark: int = 0, pages: PageBook | None = None
-    ) -> None:
+    def __init__(self, blocks: int, block_tokens: int = 16, watermark: int = 0, pages: PageBook | None = None) -> None:
         if blocks < 1 or block_tokens < 1 or not 0 <= watermark < blocks:
-            raise PlanError(f"a ledger of {blocks} blocks of {block_tokens} tokens with {watermark} kept free is impossible")
+            raise PlanError(
+                f"a ledger of {blocks} blocks of {block_tokens} tokens with {watermark} kept free is impossible"
+            )
         self.blocks = blocks
         self.block_tokens = block_tokens
         self.watermark = watermark

@@ -30,12 +30,15 @@ class InstanceState:
         self._groups: dict[tuple[str, ...], tuple[Cohort, ...]] = {}
 
     def group(self, names: tuple[str, ...]) -> tuple[Cohort, ...]:
-        """The cohorts of these names; PlanError if there is none of a name."""
+        """The cohorts of these names; PlanError if there is none of a name, or one is named twice."""
         found = self._groups.get(names)
         if found is None:
             for name in names:
                 if name not in self.cohorts:
                     raise PlanError(f"there is no cohort '{name}'")
+            for name in names:
+                if names.count(name) > 1:
+                    raise PlanError(f"cohort '{name}' is planned twice")
             found = self._groups[names] = tuple(self.cohorts[name] for name in names)
         return found
 

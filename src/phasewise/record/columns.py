@@ -22,7 +22,14 @@ Record = tuple[int, Any, list[Action]]
 """`(at_ns, event, actions)`: one line of a room's log."""
 
 REQUESTS = np.dtype(
-    [("request", "<i4"), ("arrival_ns", "<i8"), ("end_ns", "<i8"), ("prompt", "<i4"), ("tokens", "<i4"), ("outcome", "u1")]
+    [
+        ("request", "<i4"),
+        ("arrival_ns", "<i8"),
+        ("end_ns", "<i8"),
+        ("prompt", "<i4"),
+        ("tokens", "<i4"),
+        ("outcome", "u1"),
+    ]
 )
 """`tokens` is output tokens; `end_ns` is when the cluster learned of the end (-1: inside)."""
 
@@ -40,7 +47,14 @@ STEPS = np.dtype(
 """`steps` iterations from start to end, each `slope_ns` longer than the one before; `decodes` and `prefill` tokens in each."""
 
 SPANS = np.dtype(
-    [("request", "<i4"), ("first_chunk", "<i4"), ("first_token", "<i4"), ("last", "<i4"), ("tokens", "<i4"), ("left", "u1")]
+    [
+        ("request", "<i4"),
+        ("first_chunk", "<i4"),
+        ("first_token", "<i4"),
+        ("last", "<i4"),
+        ("tokens", "<i4"),
+        ("left", "u1"),
+    ]
 )
 """Rows of `steps` by index in the replica (-1: no token yet); `left` is how the stay ended."""
 

@@ -30,9 +30,7 @@ class Mixture:
     @staticmethod
     def pooled(parts: Sequence[Mixture]) -> Mixture:
         """All values of several mixtures together."""
-        return Mixture(
-            *(np.concatenate([getattr(p, f) for p in parts]) for f in ("low", "slope", "count", "weight"))
-        )
+        return Mixture(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("low", "slope", "count", "weight")))
 
     @property
     def mean(self) -> float:

@@ -21,7 +21,7 @@ from phasewise.core.spec import Slo
 from phasewise.core.units import NS_PER_S
 from phasewise.record.columns import PREEMPTED
 from phasewise.record.gaps import Iterations, Mixture, latest_tokens, token_gaps
-from phasewise.record.runlog import Header, Tables
+from phasewise.record.header import Header, Tables
 
 Floats = NDArray[np.float64]
 SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}

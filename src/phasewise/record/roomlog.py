@@ -11,8 +11,9 @@ from typing import Protocol
 
 import msgspec
 
-from phasewise.core.action import Ended, Forget, Interrupt, Run
-from phasewise.core.event import Arrived, Gone, StepDone
+from phasewise.core.action import Ended, Forget, Interrupt, Run, WakeAt
+from phasewise.core.errors import LogError
+from phasewise.core.event import Arrived, Gone, StepDone, Woken
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.record.columns import Record
 
@@ -24,8 +25,8 @@ Sink = Callable[[bytes], None]
 _encode = msgspec.msgpack.Encoder().encode
 _Line = tuple[
     int,
-    Arrived | Gone | StepDone | Submit | Cancel | Refused | Finished | Cancelled,
-    list[Run | Interrupt | Forget | Ended | Submit | Cancel | Refused | Finished | Cancelled],
+    Arrived | Gone | StepDone | Woken | Submit | Cancel | Refused | Finished | Cancelled,
+    list[Run | Interrupt | Forget | WakeAt | Ended | Submit | Cancel | Refused | Finished | Cancelled],
 ]
 _decode = msgspec.msgpack.Decoder(list[_Line]).decode
 
@@ -59,5 +60,8 @@ class RoomLog:
 
 
 def read_segment(segment: bytes) -> Iterator[Record]:
-    """The records that a segment holds."""
-    return iter(_decode(segment))
+    """The records that a segment holds. LogError if it is not one of this version."""
+    try:
+        return iter(_decode(segment))
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise LogError(f"events that this version cannot read: {error}") from None

@@ -1,8 +1,9 @@
 """The run log: a header, then what each room took and did, and at the end the columns; in memory or in a file.
 
-File: the bytes `PHASEWISE-LOG-1`, a newline, then frames of `length (u32), kind (u8), room (u16), payload`, little-endian.
-Event segments are written as they fill, so that a log can be read on while it grows; the columns and an empty END frame
-close it. Room 0 is the cluster; room 1 + i is replica i. The header holds everything that a replay needs.
+File: the bytes `PHASEWISE-LOG-1`, a newline, then frames of `length (u32), CRC-32 (u32), room (u32), kind (u8), payload`,
+little-endian; the checksum is of the payload. Event segments are written as they fill, so that a log can be read on while it
+grows; the columns and an END frame with the number of events close it. Room 0 is the cluster; room 1 + i is replica i. The
+header holds everything that a replay needs.
 """
 
 from __future__ import annotations
@@ -10,59 +11,42 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
+from zlib import crc32
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from phasewise.core.errors import LogError
-from phasewise.core.spec import Resolved
 from phasewise.record.columns import REQUESTS, SPANS, STEPS, ClusterColumns, InstanceColumns, Record
+from phasewise.record.header import Header, Tables
+from phasewise.record.metrics import summary
 from phasewise.record.roomlog import RoomLog, read_segment
 
 MAGIC = b"PHASEWISE-LOG-1\n"
 HEADER, EVENTS, REQUESTS_KIND, STEPS_KIND, SPANS_KIND, END = range(6)
-_FRAME = struct.Struct("<IBH")
-
-
-class Header(msgspec.Struct, frozen=True):
-    """What ran: the resolved deployment, the workload's description, the seed.
-
-    `reference` tabulates unloaded times for slowdowns: rows of (prompt tokens, TTFT in ns), and the line of one lone
-    decode step, (ns, ns per token of context).
-    """
-
-    version: str
-    resolved: Resolved
-    workload: dict[str, Any]
-    seed: int
-    reference_ttft: tuple[tuple[int, float], ...] = ()
-    reference_decode: tuple[float, float] = (0.0, 0.0)
-
-
-class Tables(msgspec.Struct, frozen=True):
-    """The columns of a run: `requests` of the cluster, `steps` and `spans` of each replica by index."""
-
-    requests: NDArray[Any]
-    steps: tuple[NDArray[Any], ...]
-    spans: tuple[NDArray[Any], ...]
-
-    @property
-    def nbytes(self) -> int:
-        return self.requests.nbytes + sum(t.nbytes for t in self.steps) + sum(t.nbytes for t in self.spans)
+_DTYPES = {REQUESTS_KIND: REQUESTS, STEPS_KIND: STEPS, SPANS_KIND: SPANS}
+_FRAME = struct.Struct("<IIIB")
+_COUNT = struct.Struct("<Q")
 
 
 class RunLog:
     """A finished run. Its events are decoded only when asked for; its columns are plain arrays."""
 
     def __init__(
-        self, header: Header, segments: list[tuple[int, bytes]], tables: Tables, path: str | Path | None = None
+        self,
+        header: Header,
+        tables: Tables,
+        events: int,
+        segments: list[tuple[int, bytes]],
+        path: str | Path | None = None,
     ) -> None:
         self.header = header
         self.tables = tables
-        self.summary: dict[str, Any] = {}
+        self.events = events
         self._segments = segments
         self._path = path
 
@@ -74,6 +58,11 @@ class RunLog:
     def nbytes(self) -> int:
         """Bytes of events and columns held in memory."""
         return sum(len(s) for _, s in self._segments) + self.tables.nbytes
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Everything that the run is summed up to (`metrics.summary`); worked out when first asked for."""
+        return summary(self.header, self.tables, self.events)
 
     def records(self, room: int) -> Iterator[Record]:
         """What a room took and did, in order: `(at_ns, event, actions)`. Room 0 is the cluster, 1 + i replica i."""
@@ -92,12 +81,11 @@ class RunLog:
 
     def write(self, path: str | Path) -> None:
         """Write the log to a file, whole or not at all."""
-        draft = _Draft(path)
+        draft = _Draft(path, self.header)
         try:
-            _begin(draft.file, self.header)
             for room, segment in self.segments():
                 _frame(draft.file, EVENTS, room, segment)
-            _finish(draft.file, self.tables)
+            _close(draft.file, self.tables, self.events)
         except BaseException:
             draft.drop()
             raise
@@ -108,25 +96,24 @@ class RunLog:
         """Read a finished log back; LogError says what is wrong with one that is not."""
         header: Header | None = None
         segments: list[tuple[int, bytes]] = []
-        tables: dict[int, dict[int, NDArray[Any]]] = {REQUESTS_KIND: {}, STEPS_KIND: {}, SPANS_KIND: {}}
-        dtypes = {REQUESTS_KIND: REQUESTS, STEPS_KIND: STEPS, SPANS_KIND: SPANS}
+        tables: dict[int, dict[int, NDArray[Any]]] = {kind: {} for kind in _DTYPES}
         for _, kind, room, payload in frames(path):
             if kind == HEADER:
-                header = msgspec.msgpack.decode(payload, type=Header)
+                header = _header(payload, path)
             elif kind == EVENTS:
                 segments.append((room, payload))
             elif kind in tables:
-                tables[kind][room] = np.frombuffer(payload, dtypes[kind])
+                tables[kind][room] = np.frombuffer(payload, _DTYPES[kind])
             elif kind == END and header is not None:
-                steps, spans = (tuple(tables[k][r] for r in sorted(tables[k])) for k in (STEPS_KIND, SPANS_KIND))
-                return RunLog(header, segments, Tables(tables[REQUESTS_KIND][0], steps, spans))
+                return RunLog(header, _tables(header, tables, path), _COUNT.unpack(payload)[0], segments)
         raise LogError(f"{path}: the log is cut short; read its frames, or run again")
 
 
 def frames(path: str | Path, offset: int = 0) -> Iterator[tuple[int, int, int, bytes]]:
     """`(offset after the frame, kind, room, payload)` for every whole frame from `offset` on (0: from the first).
 
-    Stops before a frame that is not all there yet: read on from the last offset when the file has grown.
+    Stops before a frame that is not all there yet: read on from the last offset when the file has grown. LogError for a file
+    that is not a log, or a frame that is not what was written.
     """
     try:
         file = Path(path).open("rb")  # noqa: SIM115
@@ -137,25 +124,42 @@ def frames(path: str | Path, offset: int = 0) -> Iterator[tuple[int, int, int, b
             raise LogError(f"{path}: not a run log of this version; one begins with {MAGIC.decode().strip()}")
         file.seek(max(offset, len(MAGIC)))
         while len(head := file.read(_FRAME.size)) == _FRAME.size:
-            length, kind, room = _FRAME.unpack(head)
+            length, checksum, room, kind = _FRAME.unpack(head)
             payload = file.read(length)
             if len(payload) < length:
                 return
+            if crc32(payload, kind ^ room) != checksum:
+                raise LogError(f"{path}: damaged before byte {file.tell()}; copy it again, or run again")
             yield file.tell(), kind, room, payload
 
 
-class Recorder:
-    """Writes a run down: one `RoomLog` a room, in memory, or streamed to a file that appears when the run is over."""
+def _header(payload: bytes, path: str | Path) -> Header:
+    try:
+        return msgspec.msgpack.decode(payload, type=Header)
+    except msgspec.MsgspecError as error:
+        raise LogError(f"{path}: its header is not one of this version ({error})") from None
 
-    def __init__(self, header: Header, replicas: int, path: str | Path | None = None) -> None:
+
+def _tables(header: Header, found: dict[int, dict[int, NDArray[Any]]], path: str | Path) -> Tables:
+    rooms = range(1, 1 + len(header.resolved.replicas))
+    if 0 not in found[REQUESTS_KIND] or any(
+        room not in found[kind] for kind in (STEPS_KIND, SPANS_KIND) for room in rooms
+    ):
+        raise LogError(f"{path}: columns are missing; its events can still be read frame by frame")
+    steps, spans = (tuple(found[kind][room] for room in rooms) for kind in (STEPS_KIND, SPANS_KIND))
+    return Tables(found[REQUESTS_KIND][0], steps, spans)
+
+
+class Recorder:
+    """Writes a run down: one `RoomLog` a room, in memory, or streamed to a file that appears when the run is kept."""
+
+    def __init__(self, header: Header, path: str | Path | None = None) -> None:
         self._header = header
-        self._segments: list[tuple[int, bytes]] = []
         self._path = path
-        self._draft = None if path is None else _Draft(path)
+        self._segments: list[tuple[int, bytes]] = []
+        self._draft = None if path is None else _Draft(path, header)
         self._requests = ClusterColumns()
-        self._replicas = [InstanceColumns() for _ in range(replicas)]
-        if self._draft is not None:
-            _begin(self._draft.file, header)
+        self._replicas = [InstanceColumns() for _ in header.resolved.replicas]
         self.cluster = RoomLog(self._requests, self._sink(0))
         self.instances = [RoomLog(columns, self._sink(1 + i)) for i, columns in enumerate(self._replicas)]
 
@@ -165,26 +169,22 @@ class Recorder:
         file = self._draft.file
         return lambda segment: _frame(file, EVENTS, room, segment)
 
-    @property
-    def events(self) -> int:
-        """Events that the rooms have taken."""
-        return self.cluster.events + sum(room.events for room in self.instances)
-
     def close(self) -> RunLog:
-        """The finished log. One that was streamed to a file holds its columns, and reads its events from there."""
-        for room in (self.cluster, *self.instances):
+        """The finished log. One that was streamed to a file reads its events from there, once it is kept."""
+        rooms = (self.cluster, *self.instances)
+        for room in rooms:
             room.flush()
-        tables = [c.tables() for c in self._replicas]
-        log = RunLog(
-            self._header,
-            self._segments,
-            Tables(self._requests.table(), tuple(t[0] for t in tables), tuple(t[1] for t in tables)),
-            self._path,
-        )
+        found = [columns.tables() for columns in self._replicas]
+        tables = Tables(self._requests.table(), tuple(t[0] for t in found), tuple(t[1] for t in found))
+        events = sum(room.events for room in rooms)
         if self._draft is not None:
-            _finish(self._draft.file, log.tables)
+            _close(self._draft.file, tables, events)
+        return RunLog(self._header, tables, events, self._segments, self._path)
+
+    def keep(self) -> None:
+        """Let the file appear, if the run was streamed to one."""
+        if self._draft is not None:
             self._draft.keep()
-        return log
 
     def abandon(self) -> None:
         """Leave nothing behind of a run that did not finish."""
@@ -193,15 +193,23 @@ class Recorder:
 
 
 class _Draft:
-    """A file that appears under its name only when it is kept, and leaves nothing behind when it is dropped."""
+    """A log in the making: it appears under its name only when it is kept, and leaves nothing behind when it is dropped."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, header: Header) -> None:
         self._path = Path(path)
         self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+        if self._path.is_dir():
+            raise LogError(f"{path}: cannot be written: it is a folder; name a file in it")
         try:
             self.file: BinaryIO = self._partial.open("wb")
         except OSError as error:
             raise LogError(f"{path}: cannot be written: {error.strerror}") from None
+        try:
+            self.file.write(MAGIC)
+            _frame(self.file, HEADER, 0, msgspec.msgpack.encode(header))
+        except BaseException:
+            self.drop()
+            raise
 
     def keep(self) -> None:
         self.file.close()
@@ -212,19 +220,14 @@ class _Draft:
         self._partial.unlink(missing_ok=True)
 
 
-def _begin(file: BinaryIO, header: Header) -> None:
-    file.write(MAGIC)
-    _frame(file, HEADER, 0, msgspec.msgpack.encode(header))
-
-
 def _frame(file: BinaryIO, kind: int, room: int, payload: bytes) -> None:
-    file.write(_FRAME.pack(len(payload), kind, room))
+    file.write(_FRAME.pack(len(payload), crc32(payload, kind ^ room), room, kind))
     file.write(payload)
 
 
-def _finish(file: BinaryIO, tables: Tables) -> None:
+def _close(file: BinaryIO, tables: Tables, events: int) -> None:
     _frame(file, REQUESTS_KIND, 0, tables.requests.tobytes())
-    for i, (steps, spans) in enumerate(zip(tables.steps, tables.spans, strict=True)):
-        _frame(file, STEPS_KIND, i, steps.tobytes())
-        _frame(file, SPANS_KIND, i, spans.tobytes())
-    _frame(file, END, 0, b"")
+    for room, (steps, spans) in enumerate(zip(tables.steps, tables.spans, strict=True), 1):
+        _frame(file, STEPS_KIND, room, steps.tobytes())
+        _frame(file, SPANS_KIND, room, spans.tobytes())
+    _frame(file, END, 0, _COUNT.pack(events))

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from phasewise.core.spec import PolicySpec
-from phasewise.record.runlog import Header, RunLog
+from phasewise.record.header import Header
+from phasewise.record.runlog import RunLog
 
 NONE = "–"
 LATENCIES = {

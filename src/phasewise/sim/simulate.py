@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from heapq import heappop
+from heapq import heappop, heappush
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,9 +19,9 @@ from typing import Any
 from phasewise.control.loop import Loop
 from phasewise.control.resolve import resolve
 from phasewise.control.rooms import open_cluster, open_instance
-from phasewise.core.action import Ended, Forget, Interrupt, Run
+from phasewise.core.action import Ended, Forget, Interrupt, Run, WakeAt
 from phasewise.core.errors import InputError
-from phasewise.core.event import Arrived, Gone
+from phasewise.core.event import Arrived, Gone, Woken
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.spec import Deployment, Resolved, ResolvedReplica
 from phasewise.core.units import to_ns
@@ -29,13 +29,14 @@ from phasewise.core.version import VERSION
 from phasewise.perf.efficiency import efficiency
 from phasewise.perf.latency import LatencyModel
 from phasewise.perf.roofline import Roofline
-from phasewise.record.metrics import summary
-from phasewise.record.runlog import Header, Recorder, RunLog
+from phasewise.record.header import Header
+from phasewise.record.runlog import Recorder, RunLog
 from phasewise.sim.clock import VirtualClock
 from phasewise.sim.executor import ModelledExecutor
 from phasewise.workload.workload import Workload
 
 NEVER = 1 << 62
+WOKEN = Woken()
 Physics = Callable[[int], LatencyModel]
 """The latency model of a replica, by its index."""
 
@@ -59,19 +60,20 @@ def simulate(
     models = Roofs(resolved) if physics is None else physics
     ttft, decode = _reference(models(0), resolved)
     header = Header(VERSION, resolved, workload.describe(), seed, ttft, decode)
-    recorder = Recorder(header, len(resolved.replicas), log)
+    recorder = Recorder(header, log)
     try:
         with _uncollected():
             began = perf_counter()
             World(resolved, workload, recorder, models).run(progress)
             run = recorder.close()
-            run.summary = summary(header, run.tables, recorder.events)
+            found = run.summary
             wall_s = perf_counter() - began
     except BaseException:
         recorder.abandon()
         raise
-    run.summary["wall_s"] = wall_s
-    run.summary["requests_per_wall_s"] = len(workload) / wall_s
+    recorder.keep()
+    found["wall_s"] = wall_s
+    found["requests_per_wall_s"] = len(workload) / wall_s
     return run
 
 
@@ -112,6 +114,7 @@ class World:
         self._clock = clock = VirtualClock()
         # Every message takes equally long, so they arrive in the order in which they were sent.
         self._inbox: deque[tuple[int, Loop, Any]] = deque()
+        self._alarms: list[tuple[int, int]] = []
         self._wire_ns = to_ns(resolved.deployment.wire_s)
         self._executors: list[ModelledExecutor] = []
         self.instances: list[Loop] = []
@@ -124,19 +127,24 @@ class World:
             up = self._to_cluster
             ports: dict[type, Callable[[Any], None]] = {Finished: up, Refused: up, Cancelled: up}
             ports |= {Run: executor.run, Interrupt: executor.interrupt, Forget: executor.forget}
+            ports[WakeAt] = self._alarm(i)
             self._executors.append(executor)
             self.instances.append(Loop(open_instance(resolved, i), clock, recorder.instances[i], ports))
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
-        clock, agenda, inbox = self._clock, self._clock.agenda, self._inbox
+        clock, agenda, inbox, alarms = self._clock, self._clock.agenda, self._inbox, self._alarms
         executors, instances = self._executors, self.instances
         lanes = [executor.lanes[0] for executor in executors]
         outside = self._outside(progress)
         outside_ns, event = next(outside)
         while True:
             inbox_ns = inbox[0][0] if inbox else NEVER
-            if agenda and agenda[0][0] <= (inbox_ns if inbox_ns < outside_ns else outside_ns):
+            next_ns = inbox_ns if inbox_ns < outside_ns else outside_ns
+            if alarms and alarms[0][0] < next_ns and (not agenda or alarms[0][0] < agenda[0][0]):
+                clock.now_ns, replica = heappop(alarms)
+                instances[replica].take(WOKEN)
+            elif agenda and agenda[0][0] <= next_ns:
                 at_ns, order = heappop(agenda)
                 lane = lanes[order]
                 # A promise that no longer agrees with its lane has been superseded.
@@ -168,6 +176,9 @@ class World:
             yield gone_ns, Gone(who)
         while True:
             yield NEVER, None
+
+    def _alarm(self, replica: int) -> Callable[[WakeAt], None]:
+        return lambda action: heappush(self._alarms, (action.at_ns, replica))
 
     def _to_instance(self, action: Submit | Cancel) -> None:
         self._inbox.append((self._clock.now_ns + self._wire_ns, self.instances[action.replica], action))

@@ -30,5 +30,7 @@ class Static(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return (CLOSED,)
         ledger = state.ledger
         fits = min(self.max_seqs, ledger.free // ledger.need(state.max_context))
-        batch = [Chunk(r.id, 0, r.known, state.max_context, ALL) for r, _ in zip(state.waiting, range(fits), strict=False)]
+        batch = [
+            Chunk(r.id, 0, r.known, state.max_context, ALL) for r, _ in zip(state.waiting, range(fits), strict=False)
+        ]
         return (StepPlan(tuple(batch), closed=True),) if batch else ()

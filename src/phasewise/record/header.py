@@ -1,0 +1,37 @@
+"""What a run is known by: the header that opens its log, and the tables that close it. No bytes and no files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from numpy.typing import NDArray
+
+from phasewise.core.spec import Resolved
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What ran: the resolved deployment, the workload's description, the seed.
+
+    `reference` tabulates unloaded times for slowdowns: rows of (prompt tokens, TTFT in ns), and the line of one lone
+    decode step, (ns, ns per token of context).
+    """
+
+    version: str
+    resolved: Resolved
+    workload: dict[str, Any]
+    seed: int
+    reference_ttft: tuple[tuple[int, float], ...] = ()
+    reference_decode: tuple[float, float] = (0.0, 0.0)
+
+
+class Tables(msgspec.Struct, frozen=True):
+    """The columns of a run: `requests` of the cluster, `steps` and `spans` of each replica by index."""
+
+    requests: NDArray[Any]
+    steps: tuple[NDArray[Any], ...]
+    spans: tuple[NDArray[Any], ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.requests.nbytes + sum(t.nbytes for t in self.steps) + sum(t.nbytes for t in self.spans)
