@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from phasewise.core.action import Ended, Forget, Outcome, Run
 from phasewise.core.event import Arrived, StepDone
-from phasewise.core.step import Chunk
+from phasewise.core.step import Chunk, moved_on
 from phasewise.record.runlog import RunLog
 
 
@@ -105,7 +105,7 @@ def _expand(
         decodes: dict[int, int] = {}
         for name in run.plan.cohorts:
             decodes.update(groups.get(name, {}))
-        out.append(Step(now, end, run.plan.chunks, decodes, preempt))
+        out.append(Step(now, end, tuple(moved_on(chunk, i) for chunk in run.plan.chunks), decodes, preempt))
         for name in run.plan.cohorts:
             group = groups.get(name, {})
             for request in group:

@@ -97,6 +97,8 @@ class ToyLatency:
             first += per_token * chunk.tokens + per_context * chunk.start
             first += per_pair * chunk.tokens * (chunk.start + (chunk.tokens + 1) // 2)
         slope = per_context * decodes if steps > 1 else 0
+        for chunk in chunks if steps > 1 else ():
+            slope += per_context * chunk.tokens + per_pair * chunk.tokens * chunk.tokens
         if self._split is None or steps <= self._split:
             return ((float(first), float(slope), steps),)
         out: list[Piece] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "phasewise.cli"]
+COMMAND = [sys.executable, "-m", "phasewise"]
 FLAGS = ["--model", "meta-llama/Llama-3.1-8B", "--device", "h100"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
 # Says when the simulation is under way, and then waits there for the signal that the test sends: no sleep, no race.

@@ -94,9 +94,12 @@ def test_only_the_running_are_preempted_once_and_not_run() -> None:
     broken("cannot be preempted and run, or preempted twice", start, StepPlan((), (ALL,), (1, 1)))
 
 
-def test_prompts_run_once() -> None:
-    broken("runs once", StepPlan((whole(0, 8),), repeat=2))
-    broken("runs once", StepPlan((whole(0, 8),), repeat=None))
+def test_a_plan_with_chunks_says_how_often_and_a_last_chunk_runs_once() -> None:
+    broken("cannot repeat None", StepPlan((whole(0, 8),), repeat=None))
+    broken("chunk 0\\+8 x 2", StepPlan((whole(0, 8),), repeat=2))
+    broken("a last chunk runs once", StepPlan((Chunk(0, 0, 4, 8, ALL),), repeat=2))
+    broken("names a cohort to join", StepPlan((Chunk(0, 0, 4, 8),), repeat=2))
+    broken("holds 4 tokens", StepPlan((Chunk(0, 0, 2, 4),), repeat=3))
 
 
 @pytest.mark.parametrize("repeat", [0, -1])

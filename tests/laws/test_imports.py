@@ -25,6 +25,7 @@ FLOORS = {
     "planner": 6,
     "build": 6,
     "cli": 7,
+    "__main__": 8,
 }
 OUTSIDE = {"torch", "asyncio", "threading", "time", "datetime", "socket", "socketserver", "selectors", "random", "http"}
 CORE_MAY = {"msgspec", "phasewise"} | sys.stdlib_module_names

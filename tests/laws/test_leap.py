@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from phasewise.core.action import Run
 from phasewise.core.event import StepDone
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
-from phasewise.core.step import StepPlan, total_ns
+from phasewise.core.step import StepPlan, moved_on, total_ns
 from phasewise.policy import catalog
 from phasewise.policy.batching.sarathi import Sarathi
 from phasewise.policy.batching.static import Static
@@ -85,13 +85,13 @@ def steps(log: RunLog, room: int) -> list[Step]:
             assert run is not None
             plan, context = run.plan, run.context
             spent = 0.0
-            first = True
+            done = 0
             for piece in event.pieces:
                 for i in range(piece[2]):
-                    chunks, preempt = (plan.chunks, plan.preempt) if first else ((), ())
-                    what = (chunks, plan.cohorts, preempt, run.decodes, context)
+                    chunks = tuple(moved_on(chunk, done) for chunk in plan.chunks)
+                    what = (chunks, plan.cohorts, () if done else plan.preempt, run.decodes, context)
                     out.append((began + spent + total_ns(piece, i), what))
-                    first = False
+                    done += 1
                     context += run.decodes
                 spent += total_ns(piece, piece[2])
             assert abs(began + spent - at_ns) <= 1

@@ -4,10 +4,12 @@ import itertools
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from phasewise.core.errors import InputError
 from phasewise.core.spec import DeviceSpec, ModelSpec
-from phasewise.core.step import ALL, Chunk, total_ns
+from phasewise.core.step import ALL, Chunk, moved_on, total_ns
 from phasewise.perf.efficiency import efficiency, ideal
 from phasewise.perf.hardware import device, device_names
 from phasewise.perf.latency import LatencyModel
@@ -201,3 +203,31 @@ def test_bad_arguments() -> None:
 def test_the_basis_is_that_of_the_efficiency() -> None:
     assert of("Llama-3.1-8B").basis == "roofline, fitted on A100/H100 kernels"
     assert of("Llama-3.1-8B", "l4").basis == "roofline, data sheet only"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 700)), min_size=1, max_size=3),
+    st.integers(0, 40),
+    st.integers(0, 50_000),
+    st.integers(2, 12),
+)
+def test_a_leap_of_chunks_is_its_single_steps(
+    spans: list[tuple[int, int]], decodes: int, context: int, steps: int
+) -> None:
+    """On a device whose memory is slow beside its arithmetic, so that what binds changes on the way."""
+    chunks = [Chunk(i, start, tokens, 1 << 20) for i, (start, tokens) in enumerate(spans)]
+    slow = msgspec.structs.replace(device("h100"), memory_gb_s=400.0)
+    roofline = Roofline(model("meta-llama/Llama-3.1-8B"), slow, 1, efficiency(slow))
+    pieces = roofline.pieces(chunks, decodes, context, steps)
+    assert sum(n for _, _, n in pieces) == steps
+    leapt = [first + i * slope for first, slope, n in pieces for i in range(n)]
+    for i, step_ns in enumerate(leapt):
+        alone = roofline.pieces([moved_on(c, i) for c in chunks], decodes, context + i * decodes, 1)
+        assert step_ns == pytest.approx(alone[0][0], rel=1e-9)
+
+
+def test_what_binds_does_change_in_such_a_leap() -> None:
+    slow = msgspec.structs.replace(device("h100"), memory_gb_s=400.0)
+    roofline = Roofline(model("meta-llama/Llama-3.1-8B"), slow, 1, efficiency(slow))
+    counts = {len(roofline.pieces([Chunk(0, 0, q, 1 << 20)], 0, 0, 12)) for q in range(1, 900, 7)}
+    assert counts == {1, 2}

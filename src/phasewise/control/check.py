@@ -21,34 +21,37 @@ def check_preempted(plan: StepPlan, state: InstanceState) -> None:
             raise PlanError(f"request {request} cannot be preempted and run, or preempted twice, in one plan")
 
 
-def check_chunk(chunk: Chunk, resident: Resident, state: InstanceState) -> None:
-    """A chunk goes on where the last one ended, names a cohort if it is the last, and holds what it computes.
+def check_chunk(chunk: Chunk, repeat: int, resident: Resident, state: InstanceState) -> None:
+    """A chunk goes on where the last one ended, names a cohort if it is the last, and holds what the plan computes.
 
     A request holds blocks for no more than its own known tokens, or else for the whole context.
     """
-    end = chunk.start + chunk.tokens
+    end = chunk.start + chunk.tokens * repeat
     known, hold = resident.known, chunk.hold
     if chunk.start != resident.computed or chunk.tokens < 1 or end > known:
         raise PlanError(
-            f"request {chunk.request}: chunk {chunk.start}+{chunk.tokens}, "
+            f"request {chunk.request}: chunk {chunk.start}+{chunk.tokens} x {repeat}, "
             f"but {resident.computed} of {known} tokens are computed"
         )
     if (end == known) != (chunk.joins is not None) or (end == known and chunk.joins not in state.cohorts):
         raise PlanError(f"request {chunk.request}: the last chunk, and no other, names a cohort to join")
+    if end == known and repeat > 1:
+        raise PlanError(f"request {chunk.request}: a plan with a last chunk runs once")
     if hold < end or known < hold < state.max_context:
         raise PlanError(f"request {chunk.request}: holds {hold} tokens, wants its own or the whole context")
 
 
-def check_chunks(plan: StepPlan) -> None:
-    """A plan with chunks runs once, and has one for a request."""
-    if plan.repeat != 1:
-        raise PlanError("a plan with prompt chunks runs once")
+def check_chunks(plan: StepPlan) -> int:
+    """A plan with chunks says how often it runs, and has one for a request. How often that is."""
+    if plan.repeat is None or plan.repeat < 1:
+        raise PlanError(f"a plan with prompt chunks cannot repeat {plan.repeat} times")
     if len(plan.chunks) > 1:
         seen = set()
         for chunk in plan.chunks:
             if chunk.request in seen:
                 raise PlanError(f"request {chunk.request} has two chunks in one plan")
             seen.add(chunk.request)
+    return plan.repeat
 
 
 def find_waiting(chunk: Chunk, state: InstanceState) -> Resident:

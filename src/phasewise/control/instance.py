@@ -109,7 +109,7 @@ class InstanceControl:
             cohort.context += steps * cohort.count
         for chunk in plan.chunks:
             resident = state.running[chunk.request]
-            resident.computed += chunk.tokens
+            resident.computed += chunk.tokens * steps
             if chunk.joins is not None:
                 del state.prefilling[chunk.request]
                 state.cohorts[chunk.joins].join(resident)
@@ -185,7 +185,7 @@ class InstanceControl:
         """Give each chunk's request its blocks, after admitting it if it waits."""
         state, hold = self.state, self._ledger.hold
         prefilling, waiting = state.prefilling, state.waiting
-        check_chunks(plan)
+        repeat = check_chunks(plan)
         for chunk in plan.chunks:
             request = chunk.request
             resident = prefilling.get(request)
@@ -196,7 +196,7 @@ class InstanceControl:
                     resident = find_waiting(chunk, state)
                     waiting.remove(resident)
                 state.running[request] = prefilling[request] = resident
-            check_chunk(chunk, resident, state)
+            check_chunk(chunk, repeat, resident, state)
             hold(resident, chunk.hold)
 
     def _launch(self, plan: StepPlan) -> Run:
@@ -224,7 +224,7 @@ class InstanceControl:
             most = ledger.steps_until_full(cohorts) if self._alone else 1
             if most is not None and (plan.repeat is None or plan.repeat > most):
                 # None at all: one step, which is refused below for want of blocks.
-                plan = StepPlan((), plan.cohorts, plan.preempt, most or 1, plan.closed, plan.lane)
+                plan = StepPlan(plan.chunks, plan.cohorts, plan.preempt, most or 1, plan.closed, plan.lane)
         if plan.repeat == 1:
             for cohort in cohorts:
                 growth = cohort.crossing(1)

@@ -14,9 +14,9 @@ Piece = tuple[float, float, int]
 class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`tokens` prompt tokens of `request`, after the `start` that are already computed.
 
-    `hold` is how many tokens of context the request's blocks must cover from this step on (at least `start + tokens`; the
-    whole prompt for a policy that allocates at admission, the context limit for one that reserves). `joins` names the
-    cohort that the request decodes in from the next step, and is None unless this chunk is its last.
+    `hold` is how many tokens of context the request's blocks must cover from this step on (at least all that the plan
+    computes; the whole prompt for a policy that allocates at admission, the context limit for one that reserves). `joins`
+    names the cohort that the request decodes in from the next step, and is None unless this chunk is its last.
     """
 
     request: int
@@ -31,8 +31,9 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `preempt` lists residents to evict first, in the order in which they leave (the last one evicted ends up at the very
     front of the queue). `repeat` is how many identical iterations may run without asking again (None: until a resident
-    ends or the blocks are full); a plan with chunks runs once. `closed` promises that no arrival can change this plan
-    before a resident ends or the plan does, so that none need interrupt it.
+    ends or the blocks are full). In each of them every chunk moves on by its `tokens`; a plan with a prompt's last chunk
+    runs once. `closed` promises that no arrival can change this plan before a resident ends or the plan does, so that
+    none need interrupt it.
     """
 
     chunks: tuple[Chunk, ...] = ()
@@ -41,6 +42,11 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     repeat: int | None = 1
     closed: bool = False
     lane: int = 0
+
+
+def moved_on(chunk: Chunk, steps: int) -> Chunk:
+    """The chunk as it stands after `steps` iterations of its plan."""
+    return Chunk(chunk.request, chunk.start + steps * chunk.tokens, chunk.tokens, chunk.hold, chunk.joins)
 
 
 def total_ns(piece: Piece, steps: int) -> float:

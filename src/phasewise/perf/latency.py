@@ -20,6 +20,7 @@ class LatencyModel(Protocol):
         """Times of `steps` identical iterations, as affine pieces whose step counts add up to `steps`.
 
         `decodes` residents take one decode step in each; before the first they have `context` tokens computed together,
-        and `decodes` more after every step. With `chunks`, `steps` is 1. Nanoseconds; every step takes at least 1.
+        and `decodes` more after every step. Every chunk moves on by its tokens after every step, and none of several steps
+        is a prompt's last. Nanoseconds; every step takes at least 1.
         """
         ...

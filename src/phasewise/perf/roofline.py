@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from phasewise.core.errors import InputError
 from phasewise.core.spec import DeviceSpec, ModelSpec
-from phasewise.core.step import ALL, Chunk, Piece
+from phasewise.core.step import ALL, Chunk, Piece, moved_on
 from phasewise.core.units import NS_PER_S
 from phasewise.perf.efficiency import Efficiency
 from phasewise.perf.operators import all_gather_ns, all_reduce_ns, byte_ns, elementwise_ns, flop_ns, gemm_ns
@@ -72,13 +72,15 @@ class Roofline:
         return self._efficiency.basis
 
     def pieces(self, chunks: Sequence[Chunk], decodes: int, context: int, steps: int) -> tuple[Piece, ...]:
-        """Times of `steps` identical iterations, nanoseconds; see `LatencyModel`. Always one piece."""
+        """Times of `steps` identical iterations, nanoseconds; see `LatencyModel`."""
         if not chunks:
             try:
                 first, slope = self._by_decodes[decodes]
             except KeyError:
                 first, slope = self._decode_step(decodes)
             return ((first + self._context_ns * context, slope, steps),)
+        if steps > 1:
+            return self._prompt_leap(chunks, decodes, context, steps)
         pair_ns, read_ns, prompt, emitting, attention = self._pair_ns, self._read_ns, 0, decodes, 0.0
         for chunk in chunks:
             q = chunk.tokens
@@ -104,6 +106,29 @@ class Roofline:
         else:
             attention += self._chunk_launch_ns
         return ((linear + head + attention, 0.0, 1),)
+
+    def _prompt_leap(self, chunks: Sequence[Chunk], decodes: int, context: int, steps: int) -> tuple[Piece, ...]:
+        """Several steps of prompt chunks. For each chunk both sides of its maximum grow by equal amounts from step to step,
+        so one binds up to some step and the other from there on: a piece for each stretch between such steps."""
+        cuts = []
+        slope = self._context_ns * decodes
+        for chunk in chunks:
+            q, end = chunk.tokens, chunk.start + chunk.tokens
+            more_compute, more_memory = self._pair_ns * (2 * q * q), self._read_ns * q
+            lead = self._pair_ns * (q * (end + chunk.start + 1)) - self._read_ns * end
+            last = lead + (steps - 1) * (more_compute - more_memory)
+            slope += more_compute if lead > 0 else more_memory
+            if (lead > 0) != (last > 0):
+                cuts.append(int(lead / (more_memory - more_compute)) + 1)
+        if not cuts:
+            return ((self.pieces(chunks, decodes, context, 1)[0][0], slope, steps),)
+        out: list[Piece] = []
+        low = 0
+        for high in sorted({*cuts, steps}):
+            rest = [moved_on(chunk, low) for chunk in chunks]
+            out += self._prompt_leap(rest, decodes, context + low * decodes, high - low)
+            low = high
+        return tuple(out)
 
     def prefill_ns(self, tokens: int) -> float:
         """Nanoseconds of one step that runs a whole prompt of `tokens` tokens on an idle replica."""

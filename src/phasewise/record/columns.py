@@ -112,27 +112,28 @@ class InstanceColumns:
         for at_ns, event, actions in records:
             if type(event) is StepDone:
                 start, run = runs[event.lane]
+                plan = run.plan
+                prefill = 0
+                for chunk in plan.chunks:
+                    prefill += chunk.tokens
                 pieces = event.pieces
                 _, slope, steps = pieces[0]
-                taken = steps
+                taken, first_row = steps, row
                 if len(pieces) > 1:
-                    start, slope, steps, taken = self._all_but_last(start, run, pieces)
+                    start, slope, steps, taken = self._all_but_last(start, run, pieces, prefill)
                     row += len(pieces) - 1
-                plan = run.plan
                 for name in plan.cohorts:
                     clock = clocks[name]
                     clock[0] += taken
                     clock[1] = row
-                prefill = 0
                 for chunk in plan.chunks:
-                    prefill += chunk.tokens
                     joins = chunk.joins
                     stay = stays.get(chunk.request)
                     if joins is not None:
                         clock = clocks.setdefault(joins, [0, -1])
-                        stays[chunk.request] = (row if stay is None else stay[0], row, clock[0], clock)
+                        stays[chunk.request] = (first_row if stay is None else stay[0], row, clock[0], clock)
                     elif stay is None:
-                        stays[chunk.request] = (row, -1, 0, _NO_CLOCK)
+                        stays[chunk.request] = (first_row, -1, 0, _NO_CLOCK)
                 rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
                 for request in event.ended:
                     first_chunk, first_token, since, clock = stays.pop(request)
@@ -154,7 +155,9 @@ class InstanceColumns:
         still = b"".join(self._span(request, stay, STILL) for request, stay in self._stays.items())
         return np.frombuffer(bytes(self._steps), STEPS), np.frombuffer(bytes(self._spans) + still, SPANS)
 
-    def _all_but_last(self, start: int, run: Run, pieces: tuple[Piece, ...]) -> tuple[int, float, int, int]:
+    def _all_but_last(
+        self, start: int, run: Run, pieces: tuple[Piece, ...], prefill: int
+    ) -> tuple[int, float, int, int]:
         """Write every piece of a run but the last; the start, slope and steps of that one, and the steps of all."""
         spent = 0.0
         taken = 0
@@ -163,7 +166,7 @@ class InstanceColumns:
             spent += total_ns(piece, piece[2])
             taken += piece[2]
             end = begun + int(spent + 0.5)
-            self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, 0, run.plan.lane)
+            self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, prefill, run.plan.lane)
             start = end
         _, slope, steps = pieces[-1]
         return start, slope, steps, taken + steps

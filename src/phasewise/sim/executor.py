@@ -85,10 +85,11 @@ class ModelledExecutor:
             if book is not None:
                 self._left[request] = end - book.clock
         steps = plan.repeat
-        if steps != 1:
+        if steps != 1 and plan.cohorts:
             first = self._first_end(plan.cohorts)
             if steps is None or first < steps:
                 steps = first
+        assert steps is not None, "a plan without end in which nobody decodes"
         pieces = self._pieces(plan.chunks, action.decodes, action.context, steps)
         first_ns, slope_ns, n = pieces[0]
         spent = n * first_ns + slope_ns * (n * (n - 1) // 2)

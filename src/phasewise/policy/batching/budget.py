@@ -91,13 +91,25 @@ class Budget:
         return -(-hold // self.state.ledger.block_tokens) - resident.blocks > self.blocks - spare
 
     def plans(self, chunks: list[Chunk]) -> tuple[StepPlan, ...]:
-        """The plan that these chunks and the decodes make: one iteration with chunks, a leap without."""
+        """The plan that these chunks and the decodes make."""
         cohorts = (ALL,) if self.decodes else ()
         if chunks:
-            return (StepPlan(tuple(chunks), cohorts, tuple(self._victims)),)
+            repeat = self._repeats(chunks)
+            return (StepPlan(tuple(chunks), cohorts, tuple(self._victims), repeat, repeat > 1),)
         if not cohorts:
             return ()
         if self._victims:
             # One step only: the next may admit again, where a step that preempts may not.
             return (StepPlan((), cohorts, tuple(self._victims)),)
         return (CLOSED,) if self.state.waiting or self.seats <= 0 or self.tokens <= 0 else (OPEN,)
+
+    def _repeats(self, chunks: list[Chunk]) -> int:
+        """How many iterations a lone prompt that has used up the budget goes on alike, short of its last chunk.
+
+        Its blocks must be there already. Nobody can join meanwhile: the budget is spent before the queue is looked at.
+        """
+        chunk = chunks[0]
+        if chunk.joins is not None or len(chunks) > 1 or self.tokens > 0 or self._victims:
+            return 1
+        known = (self.state.prefilling.get(chunk.request) or self.state.waiting[0]).known
+        return (known - chunk.start - 1) // chunk.tokens if chunk.hold >= known else 1

@@ -1,4 +1,4 @@
-"""`python -m phasewise.cli`: the same as `phasewise`."""
+"""`python -m phasewise`: the same as `phasewise`."""
 
 import sys
 
