@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hands import Greedy, Hand, Script, whole
 from phasewise.core.action import Forget, Interrupt, Run
+from phasewise.core.errors import PlanError
 from phasewise.core.message import Cancelled, Finished, Refused
 from phasewise.core.resident import Cohort
 from phasewise.core.step import ALL, Chunk, StepPlan
@@ -526,3 +528,10 @@ def test_a_leap_is_one_step_when_there_are_two_lanes() -> None:
     hand.done()
     hand.submit(1, 4)
     assert hand.flying[0].plan.repeat == 1
+
+
+def test_a_request_that_is_inside_cannot_be_submitted_again() -> None:
+    hand = Hand(Greedy())
+    hand.submit(0, 4)
+    with pytest.raises(PlanError, match="still inside"):
+        hand.submit(0, 4, epoch=1)

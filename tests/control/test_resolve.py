@@ -1,0 +1,60 @@
+"""Resolving: every name looked up, every default filled in, and one line for whatever makes no sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from phasewise.control.resolve import resolve
+from phasewise.core.errors import InputError
+from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
+
+PLAIN = Deployment("meta-llama/Llama-3.1-8B", (ReplicaSpec("h100", 2), ReplicaSpec("l4")))
+
+
+def test_everything_is_filled_in_and_nothing_written_into() -> None:
+    resolved = resolve(PLAIN)
+    assert resolved.deployment.batcher.params == {"token_budget": 512, "max_seqs": 128, "watermark": 0.01}
+    assert PLAIN.batcher.params == {}
+    assert [r.device.name for r in resolved.replicas] == ["h100", "h100", "l4"]
+    assert resolved.basis == "roofline, data sheet only"
+    assert resolve(msgspec.structs.replace(PLAIN, replicas=PLAIN.replicas[:1])).basis.startswith("roofline, fitted")
+
+
+def test_the_context_is_what_the_memory_above_the_watermark_holds() -> None:
+    """An L4 has 24 GiB: what Llama-3.1-8B leaves of it is far less than its context of 131,072 tokens."""
+    small = resolve(PLAIN).replicas[2]
+    kept_free = int(0.01 * small.blocks)
+    assert small.max_context == (small.blocks - kept_free) * 16 < 131_072
+    assert resolve(PLAIN).replicas[0].max_context == 131_072
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"max_context": 1}, "max_context is 1"),
+        ({"max_context": 1 << 20}, "serves 2 to 131072"),
+        ({"max_context": 131_072}, "the KV memory of l4"),
+        ({"block_tokens": 0}, "block_tokens is 0"),
+        ({"tile": -1}, "tile is -1"),
+        ({"host_s": -0.1}, "host_s is -0.1"),
+        ({"wire_s": float("nan")}, "wire_s is nan"),
+        ({"slo": Slo(ttft_s=0)}, "slo.ttft_s is 0"),
+        ({"replicas": ()}, "no replicas"),
+        ({"replicas": (ReplicaSpec("h100", 0),)}, "a group of 0 replicas"),
+        ({"replicas": (ReplicaSpec("h100", memory_utilisation=1.5),)}, "memory_utilisation"),
+        ({"replicas": (ReplicaSpec("h100", tp=3),)}, "tp"),
+        ({"replicas": (ReplicaSpec("hundred"),)}, "unknown device"),
+        ({"model": "llama"}, "unknown model"),
+        ({"batcher": PolicySpec("orka")}, "unknown batcher"),
+        ({"router": PolicySpec("round-robin", {"x": 1})}, "has no parameters"),
+        ({"batcher": PolicySpec("vllm-v1", {"max_seqs": 4096})}, "must be at least max_seqs"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_that_names_the_file(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=r"^my\.yaml: ") as error:
+        resolve(msgspec.structs.replace(PLAIN, **change), "my.yaml")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
