@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from phasewise.core.resident import Resident
 from phasewise.core.step import ALL, Chunk, StepPlan
 from phasewise.core.view import InstanceState
@@ -58,27 +56,54 @@ class Budget:
             if cohort is not None:
                 need -= cohort.crosses(resident)
                 self.decodes -= 1
-            self.evict(resident)
+            self._evict(resident)
         return need
 
     @property
-    def preempted(self) -> tuple[int, ...]:
-        """Residents to evict, in that order."""
-        return tuple(self._victims)
+    def preempts(self) -> bool:
+        """Whether anybody has to leave in this step."""
+        return bool(self._victims)
 
-    def evict(self, resident: Resident) -> None:
+    def go_on(self, *, whole: bool) -> list[Chunk]:
+        """Chunks of the prompts in progress, in order of admission, as far as the tokens go.
+
+        `whole`: their blocks were allocated with the whole prompt; otherwise they are taken as needed, and a prompt that finds
+        none preempts itself, for it is the last one running.
+        """
+        chunks: list[Chunk] = []
+        for resident in self.state.prefilling.values():
+            if resident.id in self._victims:
+                continue
+            tokens = min(resident.known - resident.computed, self.tokens)
+            if tokens <= 0:
+                break
+            hold = resident.known if whole else resident.computed + tokens
+            if self._lacks(resident, hold):
+                self._evict(resident)
+                break
+            chunks.append(self._chunk(resident, hold, tokens))
+        return chunks
+
+    def admit(self, chunks: list[Chunk], *, whole: bool, spare: int = 0) -> None:
+        """Add first chunks of the queue, in its order, while tokens, seats and blocks last.
+
+        `whole`: the blocks of the whole prompt must be there, with `spare` left over; otherwise those of the chunk.
+        """
+        for resident in self.state.waiting:
+            tokens = min(resident.known, self.tokens)
+            hold = resident.known if whole else tokens
+            if tokens <= 0 or self.seats <= 0 or self._lacks(resident, hold, spare):
+                break
+            chunks.append(self._chunk(resident, hold, tokens))
+            self.seats -= 1
+
+    def _evict(self, resident: Resident) -> None:
         """Count the resident out; its blocks can be spent again."""
         self._victims = {**self._victims, resident.id: resident}
         self.blocks += self.state.ledger.held(resident)
 
-    def prefilling(self) -> Iterable[Resident]:
-        """Residents that have prompt tokens left to compute, in order of admission, less the preempted."""
-        victims = self._victims
-        residents = self.state.prefilling.values()
-        return [r for r in residents if r.id not in victims] if victims else residents
-
-    def chunk(self, resident: Resident, hold: int, tokens: int) -> Chunk:
-        """Spend `tokens` tokens, and the blocks that make `hold` tokens covered, on a resident or one from the queue."""
+    def _chunk(self, resident: Resident, hold: int, tokens: int) -> Chunk:
+        """Spend `tokens` tokens, and the blocks that make `hold` tokens covered."""
         extra = -(-hold // self.state.ledger.block_tokens) - resident.blocks
         if extra > 0:
             self.blocks -= extra
@@ -86,7 +111,7 @@ class Budget:
         start = resident.computed
         return Chunk(resident.id, start, tokens, hold, ALL if start + tokens == resident.known else None)
 
-    def lacks(self, resident: Resident, hold: int, spare: int = 0) -> bool:
+    def _lacks(self, resident: Resident, hold: int, spare: int = 0) -> bool:
         """Whether covering `hold` tokens of the resident's context would leave fewer than `spare` blocks."""
         return -(-hold // self.state.ledger.block_tokens) - resident.blocks > self.blocks - spare
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from phasewise.core.step import Chunk, StepPlan
+from phasewise.core.step import StepPlan
 from phasewise.core.view import InstanceState
 from phasewise.policy.batching.budget import Budget, coast
 
@@ -28,23 +28,8 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if (decode := coast(state, self.token_budget, self.max_seqs)) is not None:
             return decode
         budget = Budget(state, self.token_budget, self.max_seqs)
-        chunks: list[Chunk] = []
-        if state.prefilling:
-            for resident in budget.prefilling():
-                tokens = min(resident.known - resident.computed, budget.tokens)
-                if tokens <= 0:
-                    break
-                chunks.append(budget.chunk(resident, resident.known, tokens))
+        chunks = budget.go_on(whole=True)
         # Whoever was just preempted heads the queue, and what it held is what was lacking.
-        if state.waiting and not budget.preempted:
-            self._admit(state, budget, chunks)
+        if state.waiting and not budget.preempts:
+            budget.admit(chunks, whole=True, spare=state.ledger.watermark)
         return budget.plans(chunks)
-
-    def _admit(self, state: InstanceState, budget: Budget, chunks: list[Chunk]) -> None:
-        watermark = state.ledger.watermark
-        for resident in state.waiting:
-            tokens = min(resident.known, budget.tokens)
-            if tokens <= 0 or budget.seats <= 0 or budget.lacks(resident, resident.known, watermark):
-                break
-            chunks.append(budget.chunk(resident, resident.known, tokens))
-            budget.seats -= 1

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import msgspec
 
-from phasewise.core.step import Chunk, StepPlan
+from phasewise.core.step import StepPlan
 from phasewise.core.view import InstanceState
 from phasewise.policy.batching.budget import Budget, coast
 
@@ -39,25 +39,7 @@ class VllmV1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if (decode := coast(state, self.token_budget, self.max_seqs)) is not None:
             return decode
         budget = Budget(state, self.token_budget, self.max_seqs)
-        chunks: list[Chunk] = []
-        if state.prefilling:
-            for resident in budget.prefilling():
-                tokens = min(resident.known - resident.computed, budget.tokens)
-                if tokens <= 0:
-                    break
-                if budget.lacks(resident, resident.computed + tokens):
-                    # It is the last one running, so the one to preempt is itself.
-                    budget.evict(resident)
-                    break
-                chunks.append(budget.chunk(resident, resident.computed + tokens, tokens))
-        if state.waiting and not budget.preempted:
-            self._admit(state, budget, chunks)
+        chunks = budget.go_on(whole=False)
+        if state.waiting and not budget.preempts:
+            budget.admit(chunks, whole=False)
         return budget.plans(chunks)
-
-    def _admit(self, state: InstanceState, budget: Budget, chunks: list[Chunk]) -> None:
-        for resident in state.waiting:
-            tokens = min(resident.known, budget.tokens)
-            if tokens <= 0 or budget.seats <= 0 or budget.lacks(resident, tokens):
-                break
-            chunks.append(budget.chunk(resident, tokens, tokens))
-            budget.seats -= 1
