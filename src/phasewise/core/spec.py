@@ -67,7 +67,6 @@ class Slo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ttft_s: float | None = None
     tpot_s: float | None = None
-    e2e_s: float | None = None
 
 
 class PolicySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

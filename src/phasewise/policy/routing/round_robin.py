@@ -7,7 +7,7 @@ from phasewise.core.view import ClusterView
 
 
 class RoundRobin:
-    """Remembers only whose turn it is."""
+    """Each request to the next replica in turn. Remembers only whose turn it is."""
 
     __slots__ = ("_turn",)
 
