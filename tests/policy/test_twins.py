@@ -6,6 +6,7 @@ paper. With a constant step time, our schedule must be theirs, iteration by iter
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 
@@ -35,7 +36,7 @@ class Job:
         return self.prompt + self.generated
 
 
-class Twin:
+class Twin(ABC):
     """What the two have in common: queue, running list, free blocks, and the loop around `schedule`."""
 
     def __init__(
@@ -75,8 +76,9 @@ class Twin:
         preempted.append(victim)
         return victim
 
+    @abstractmethod
     def schedule(self) -> tuple[dict[Job, int], list[Job]]:
-        raise NotImplementedError
+        """What each job computes now, after whom has been preempted."""
 
     def run(self) -> Iterator[Iteration]:
         now = 0

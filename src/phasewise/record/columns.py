@@ -113,20 +113,19 @@ class InstanceColumns:
             if type(event) is StepDone:
                 start, run = runs[event.lane]
                 plan = run.plan
-                prefill = 0
-                for chunk in plan.chunks:
-                    prefill += chunk.tokens
                 pieces = event.pieces
                 _, slope, steps = pieces[0]
                 taken, first_row = steps, row
                 if len(pieces) > 1:
-                    start, slope, steps, taken = self._all_but_last(start, run, pieces, prefill)
+                    start, slope, steps, taken = self._all_but_last(start, run, pieces)
                     row += len(pieces) - 1
                 for name in plan.cohorts:
                     clock = clocks[name]
                     clock[0] += taken
                     clock[1] = row
+                prefill = 0
                 for chunk in plan.chunks:
+                    prefill += chunk.tokens
                     joins = chunk.joins
                     stay = stays.get(chunk.request)
                     if joins is not None:
@@ -155,13 +154,12 @@ class InstanceColumns:
         still = b"".join(self._span(request, stay, STILL) for request, stay in self._stays.items())
         return np.frombuffer(bytes(self._steps), STEPS), np.frombuffer(bytes(self._spans) + still, SPANS)
 
-    def _all_but_last(
-        self, start: int, run: Run, pieces: tuple[Piece, ...], prefill: int
-    ) -> tuple[int, float, int, int]:
+    def _all_but_last(self, start: int, run: Run, pieces: tuple[Piece, ...]) -> tuple[int, float, int, int]:
         """Write every piece of a run but the last; the start, slope and steps of that one, and the steps of all."""
         spent = 0.0
         taken = 0
         begun = start
+        prefill = sum(chunk.tokens for chunk in run.plan.chunks)
         for piece in pieces[:-1]:
             spent += total_ns(piece, piece[2])
             taken += piece[2]
