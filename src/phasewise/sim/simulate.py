@@ -52,6 +52,8 @@ def simulate(
 ) -> RunLog:
     """Run a workload through a deployment on virtual time, and sum it up in `RunLog.summary`.
 
+    `seed` stands in the log's header, for policies that draw by chance: none does yet, and a workload is drawn before it comes
+    here.
     `log` streams the run log to a file, which appears when the run is complete; `physics` replaces the roofline; `progress`
     is told now and then how many requests have arrived. InputError for whatever makes no sense.
     """
