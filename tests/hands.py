@@ -94,5 +94,5 @@ class Hand:
     def done(self, *ended: int, steps: int | None = None, lane: int = 0) -> list[Action]:
         """The run on a lane is over, after `steps` of its steps (default: all)."""
         run = self.flying.pop(lane)
-        taken = steps or run.plan.repeat or 1
+        taken = steps or run.repeat or 1
         return self.take(StepDone(lane, run.id, ((10.0, 0.0, taken),), ended))

@@ -40,7 +40,7 @@ def empty(hand: Hand) -> None:
 
 def test_a_request_from_the_queue_to_its_end() -> None:
     hand = Hand(Greedy())
-    assert hand.submit(0, 6) == [Run(0, StepPlan((whole(0, 6),)), 0, 0)]
+    assert hand.submit(0, 6) == [Run(0, StepPlan((whole(0, 6),)), 1, 0, 0)]
     assert hand.ledger.free == 32 - 2
     [leap] = hand.done()
     assert (leap.decodes, leap.context, leap.plan.cohorts) == (1, 6, (ALL,))
@@ -83,7 +83,7 @@ def test_a_leap_is_clamped_to_the_blocks_and_takes_what_it_used() -> None:
     hand.submit(0, 8)
     [run] = hand.done()
     # 3 free blocks of 4 tokens, and not one token of room in the last held.
-    assert run.plan.repeat == 12
+    assert run.repeat == 12
     hand.submit(1, 1)
     # The newcomer interrupts it after 5 steps: 2 blocks are gone.
     hand.done(steps=5)
@@ -94,7 +94,7 @@ def test_a_leap_that_may_take_one_step_is_one_step() -> None:
     hand = Hand(Greedy(), blocks=3)
     hand.submit(0, 11)
     hand.done(steps=1)
-    assert hand.flying[0].plan.repeat == 1
+    assert hand.flying[0].repeat == 1
     assert hand.ledger.free == 0
     hand.done(0)
     empty(hand)
@@ -105,7 +105,7 @@ def test_a_resident_with_the_whole_context_never_grows() -> None:
     hand.submit(0, 8)
     assert hand.ledger.free == 0
     [run] = hand.done()
-    assert run.plan.repeat is None, "no end of blocks in sight"
+    assert run.repeat is None, "no end of blocks in sight"
     assert hand.done(0, steps=40) == [Finished(0, 0, 41)]
     empty(hand)
 
@@ -422,7 +422,7 @@ def test_books_stay_true_whatever_is_planned(seed: int, size: int) -> None:
             members = [r.id for r in hand.state.running.values() if r.cohort is cohort]
             decoding = members if run.plan.cohorts else []
             assert run.decodes == len(decoding)
-            steps = min([run.plan.repeat or 1 << 30, draw.randint(1, 9), *(left[r] for r in decoding)])
+            steps = min([run.repeat or 1 << 30, draw.randint(1, 9), *(left[r] for r in decoding)])
             for request in [*decoding, *(c.request for c in run.plan.chunks if c.joins)]:
                 left[request] -= steps
             ended = [r for r in [*decoding, *(c.request for c in run.plan.chunks if c.joins)] if left[r] == 0]
@@ -443,7 +443,7 @@ def audit(hand: Hand) -> None:
     members = [r for r in state.running.values() if r.cohort is cohort]
     cohort.check(members)
     run = hand.flying.get(0)
-    paid = cohort.crossing(1) if run is not None and run.plan.cohorts and run.plan.repeat == 1 else 0
+    paid = cohort.crossing(1) if run is not None and run.plan.cohorts and run.repeat == 1 else 0
     assert ledger.free + sum(ledger.held(r) for r in state.running.values()) + paid == ledger.blocks
     assert ledger.free >= 0
     assert set(state.prefilling) == {r.id for r in state.running.values() if r.cohort is None}
@@ -504,7 +504,7 @@ def test_two_lanes_keep_apart_what_flies_on_each(seed: int) -> None:
             run = hand.flying[lane]
             flying = [c.request for other in hand.flying.values() for c in other.plan.chunks]
             assert len(flying) == len(set(flying))
-            assert run.plan.repeat == 1
+            assert run.repeat == 1
             assert all(c.request % 2 == lane for c in run.plan.chunks)
             who = [r.id for r in hand.state.running.values() if r.cohort and r.cohort.name in run.plan.cohorts]
             assert run.decodes == len(who)
@@ -527,7 +527,7 @@ def test_a_leap_is_one_step_when_there_are_two_lanes() -> None:
     hand.submit(0, 4)
     hand.done()
     hand.submit(1, 4)
-    assert hand.flying[0].plan.repeat == 1
+    assert hand.flying[0].repeat == 1
 
 
 def test_a_request_that_is_inside_cannot_be_submitted_again() -> None:

@@ -50,7 +50,7 @@ MEMBERS: dict[type, st.SearchStrategy[Any]] = {
     Refused: st.builds(Refused, IDS, IDS, st.text()),
     Finished: st.builds(Finished, IDS, IDS, COUNTS),
     Cancelled: st.builds(Cancelled, IDS, IDS, COUNTS),
-    Run: st.builds(Run, IDS, PLANS, COUNTS, COUNTS),
+    Run: st.builds(Run, IDS, PLANS, st.none() | COUNTS, COUNTS, COUNTS),
     Interrupt: st.builds(Interrupt, IDS),
     Forget: st.builds(Forget, IDS),
     WakeAt: st.builds(WakeAt, COUNTS),

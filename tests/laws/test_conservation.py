@@ -54,7 +54,7 @@ class Audited:
                 self.inside.remove(action.request)  # type: ignore[union-attr, arg-type]
             if type(action) is Run:
                 # A single step's growth is taken when it is launched, and becomes the residents' when it is over.
-                single = action.plan.repeat == 1 and action.decodes
+                single = action.repeat == 1 and action.decodes
                 self.promised = sum(c.crossing(1) for c in state.cohorts.values()) if single else 0
         waiting = [r.id for r in state.waiting]
         assert len(waiting) == len(set(waiting))

@@ -35,11 +35,11 @@ def replica(latency: Given, outputs: list[int], max_context: int = 1_000) -> tup
 
 def prompts(*tokens: int, preempt: tuple[int, ...] = ()) -> Run:
     chunks = tuple(Chunk(i, 0, n, n, ALL) for i, n in enumerate(tokens))
-    return Run(0, StepPlan(chunks, preempt=preempt), 0, 0)
+    return Run(0, StepPlan(chunks, preempt=preempt), 1, 0, 0)
 
 
 def leap(repeat: int | None = None, preempt: tuple[int, ...] = ()) -> Run:
-    return Run(1, StepPlan(cohorts=(ALL,), repeat=repeat, preempt=preempt), 1, 0)
+    return Run(1, StepPlan(cohorts=(ALL,), repeat=repeat, preempt=preempt), repeat, 1, 0)
 
 
 def finish(clock: VirtualClock, executor: ModelledExecutor) -> tuple[int, tuple[int, ...]]:
@@ -132,7 +132,7 @@ def test_the_preempted_go_on_from_where_they_were_and_the_forgotten_never_end() 
     finish(clock, executor)
     executor.run(leap(repeat=1))
     finish(clock, executor)
-    executor.run(Run(2, StepPlan((Chunk(0, 0, 6, 6, ALL),), (ALL,), (0,)), 1, 0))
+    executor.run(Run(2, StepPlan((Chunk(0, 0, 6, 6, ALL),), (ALL,), (0,)), 1, 1, 0))
     assert finish(clock, executor) == (30, ())
     executor.forget(Forget(1))
     latency.answer = ((10.0, 0.0, 3),)

@@ -82,8 +82,7 @@ class InstanceControl:
                     return []
                 self._waking = True
                 return [WakeAt(now_ns)]
-            plan = run.plan
-            if plan.repeat != 1 and not lane.interrupted and not (heed_closed and plan.closed):
+            if run.repeat != 1 and not lane.interrupted and not (heed_closed and run.plan.closed):
                 lane.interrupted = True
                 out.append(Interrupt(i))
         return out
@@ -103,7 +102,7 @@ class InstanceControl:
         for piece in event.pieces[1:]:
             steps += piece[2]
         for cohort in lane.cohorts:
-            if plan.repeat != 1:
+            if run.repeat != 1:
                 ledger.free -= cohort.growth(steps)
             cohort.clock += steps
             cohort.context += steps * cohort.count
@@ -218,14 +217,15 @@ class InstanceControl:
                 raise PlanError(f"the plan runs nothing: nobody decodes in cohort '{cohort.name}'")
             decodes += cohort.count
             context += cohort.context
-        if plan.repeat != 1:
-            if plan.repeat is not None and plan.repeat < 1:
-                raise PlanError(f"a plan cannot repeat {plan.repeat} times")
+        repeat = plan.repeat
+        if repeat != 1:
+            if repeat is not None and repeat < 1:
+                raise PlanError(f"a plan cannot repeat {repeat} times")
             most = ledger.steps_until_full(cohorts) if self._alone else 1
-            if most is not None and (plan.repeat is None or plan.repeat > most):
+            if most is not None and (repeat is None or repeat > most):
                 # None at all: one step, which is refused below for want of blocks.
-                plan = StepPlan(plan.chunks, plan.cohorts, plan.preempt, most or 1, plan.closed, plan.lane)
-        if plan.repeat == 1:
+                repeat = most or 1
+        if repeat == 1:
             for cohort in cohorts:
                 growth = cohort.crossing(1)
                 if growth > ledger.free:
@@ -233,7 +233,7 @@ class InstanceControl:
                 ledger.free -= growth
         if not cohorts and not plan.chunks:
             raise PlanError("the plan runs nothing")
-        lane.run = run = Run(self._runs, plan, decodes, context)
+        lane.run = run = Run(self._runs, plan, repeat, decodes, context)
         lane.interrupted = False
         self._runs += 1
         return run

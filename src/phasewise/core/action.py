@@ -21,13 +21,15 @@ class Outcome(IntEnum):
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
-    """To the executor: run `plan`, whose `repeat` the mechanism has clamped.
+    """To the executor: run `plan`, `repeat` times (None: until a resident ends).
 
-    `decodes` residents take a decode step; together they have `context` tokens computed before the first of them.
+    `repeat` is the plan's own, clamped by the mechanism to the blocks that are left. `decodes` residents take a decode step;
+    together they have `context` tokens computed before the first of them.
     """
 
     id: int
     plan: StepPlan
+    repeat: int | None
     decodes: int
     context: int
 

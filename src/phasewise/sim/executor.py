@@ -84,7 +84,7 @@ class ModelledExecutor:
             book, end = self._end.pop(request, (None, 0))
             if book is not None:
                 self._left[request] = end - book.clock
-        steps = plan.repeat
+        steps = action.repeat
         if steps != 1 and plan.cohorts:
             first = self._first_end(plan.cohorts)
             if steps is None or first < steps:
