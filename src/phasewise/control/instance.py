@@ -89,7 +89,7 @@ class InstanceControl:
 
     def _woken(self, event: Woken, now_ns: int) -> list[Action]:
         self._waking = False
-        return self._ask(now_ns, []) if any(lane.run is None for lane in self._lanes) else []
+        return self._ask(now_ns, []) if self._inside and any(lane.run is None for lane in self._lanes) else []
 
     def _step_done(self, event: StepDone, now_ns: int) -> list[Action]:
         lane = self._lanes[event.lane]
@@ -98,9 +98,8 @@ class InstanceControl:
             raise PlanError(f"run {event.run} is reported done on lane {event.lane}, which is not running it")
         lane.run = None
         state, ledger, plan = self.state, self._ledger, run.plan
-        steps = event.pieces[0][2]
-        for piece in event.pieces[1:]:
-            steps += piece[2]
+        pieces = event.pieces
+        steps = pieces[0][2] if len(pieces) == 1 else sum(piece[2] for piece in pieces)
         for cohort in lane.cohorts:
             if run.repeat != 1:
                 ledger.free -= cohort.growth(steps)
@@ -113,14 +112,15 @@ class InstanceControl:
                 del state.prefilling[chunk.request]
                 state.cohorts[chunk.joins].join(resident)
         out: list[Action] = []
-        for request in event.ended:
-            resident = self._inside.pop(request)
-            self._vacate(resident)
-            self._leaving.pop(request, None)
-            out.append(Finished(request, resident.epoch, resident.generated))
+        if event.ended:
+            for request in event.ended:
+                resident = self._inside.pop(request)
+                self._vacate(resident)
+                self._leaving.pop(request, None)
+                out.append(Finished(request, resident.epoch, resident.generated))
         if self._leaving:
             self._leave(out)
-        return self._ask(now_ns, out)
+        return self._ask(now_ns, out) if self._inside else out
 
     def _leave(self, out: list[Action]) -> None:
         """Drop those whose clients left, unless another lane still has them in flight."""
@@ -155,8 +155,6 @@ class InstanceControl:
     def _ask(self, now_ns: int, out: list[Action]) -> list[Action]:
         """Ask the batcher what the free lanes should run, and apply it."""
         state = self.state
-        if not state.running and not state.waiting:
-            return out
         if not self._alone:
             state.free_lanes = tuple(i for i, lane in enumerate(self._lanes) if lane.run is None)
         for plan in self._plan(state, now_ns):

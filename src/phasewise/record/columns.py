@@ -134,17 +134,19 @@ class InstanceColumns:
                     elif stay is None:
                         stays[chunk.request] = (first_row, -1, 0, _NO_CLOCK)
                 rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
-                for request in event.ended:
-                    first_chunk, first_token, since, clock = stays.pop(request)
-                    self._spans += _SPAN(request, first_chunk, first_token, row, 1 + clock[0] - since, FINISHED)
+                if event.ended:
+                    for request in event.ended:
+                        first_chunk, first_token, since, clock = stays.pop(request)
+                        self._spans += _SPAN(request, first_chunk, first_token, row, 1 + clock[0] - since, FINISHED)
                 row += 1
             for action in actions:
                 kind = type(action)
                 if kind is Run:
                     plan = action.plan  # type: ignore[union-attr]
                     runs[plan.lane] = (at_ns, action)  # type: ignore[assignment]
-                    for request in plan.preempt:
-                        self._close(request, PREEMPTED)
+                    if plan.preempt:
+                        for request in plan.preempt:
+                            self._close(request, PREEMPTED)
                 elif kind is Forget:
                     self._close(action.request, CANCELLED)  # type: ignore[union-attr, arg-type]
         self._row = row

@@ -80,10 +80,8 @@ class ModelledExecutor:
     def run(self, action: Run) -> None:
         """Start a run on its lane."""
         plan = action.plan
-        for request in plan.preempt:
-            book, end = self._end.pop(request, (None, 0))
-            if book is not None:
-                self._left[request] = end - book.clock
+        if plan.preempt:
+            self._put_off(plan.preempt)
         steps = action.repeat
         if steps != 1 and plan.cohorts:
             first = self._first_end(plan.cohorts)
@@ -93,8 +91,8 @@ class ModelledExecutor:
         pieces = self._pieces(plan.chunks, action.decodes, action.context, steps)
         first_ns, slope_ns, n = pieces[0]
         spent = n * first_ns + slope_ns * (n * (n - 1) // 2)
-        for piece in pieces[1:]:
-            spent += total_ns(piece, piece[2])
+        if n != steps:
+            spent = sum(total_ns(piece, piece[2]) for piece in pieces)
         now = self._clock.now_ns
         lane = self.lanes[plan.lane]
         if lane.end_ns != now:
@@ -106,6 +104,13 @@ class ModelledExecutor:
         lane.spent = spent = spent + lane.carry
         lane.end_ns = end_ns = now + int(spent + 0.5)
         heappush(self._agenda, (end_ns, self._order))
+
+    def _put_off(self, preempted: tuple[int, ...]) -> None:
+        """Note how many tokens the preempted still have to come; those not decoding yet have theirs noted."""
+        for request in preempted:
+            if request in self._end:
+                book, end = self._end.pop(request)
+                self._left[request] = end - book.clock
 
     def interrupt(self, action: Interrupt) -> None:
         """End the run on a lane at its first step boundary after now: one at this very instant is past already."""
@@ -150,7 +155,7 @@ class ModelledExecutor:
         for chunk in plan.chunks:
             if chunk.joins is not None:
                 self._join(chunk.request, chunk.start + chunk.tokens, chunk.joins, ended)
-        return StepDone(lane_id, run.id, lane.pieces, tuple(ended))
+        return StepDone(lane_id, run.id, lane.pieces, tuple(ended) if ended else ())
 
     def _join(self, request: int, known: int, cohort: str, ended: list[int]) -> None:
         """The prompt is computed and its first token out: note at which step of its cohort the last one will be."""
@@ -201,9 +206,10 @@ def _steps_beyond(piece: Piece, spent: float, wanted: int) -> int:
         n = int(((b * b + 2 * slope * x) ** 0.5 - b) / slope) if x > 0 else 0
     else:
         n = int(x / first)
-    n = max(1, min(n, steps))
-    while n > 1 and int(spent + total_ns(piece, n - 1) + 0.5) > wanted:
+    # The estimate is a step off at most; the boundaries themselves decide.
+    n = 1 if n < 1 else steps if n > steps else n
+    while n > 1 and int(spent + (n - 1) * first + slope * ((n - 1) * (n - 2) // 2) + 0.5) > wanted:
         n -= 1
-    while n < steps and int(spent + total_ns(piece, n) + 0.5) <= wanted:
+    while n < steps and int(spent + n * first + slope * (n * (n - 1) // 2) + 0.5) <= wanted:
         n += 1
     return n
