@@ -30,6 +30,8 @@ class Mixture:
     @staticmethod
     def pooled(parts: Sequence[Mixture]) -> Mixture:
         """All values of several mixtures together."""
+        if len(parts) == 1:
+            return parts[0]
         return Mixture(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("low", "slope", "count", "weight")))
 
     @property
