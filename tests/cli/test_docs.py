@@ -1,0 +1,39 @@
+"""The documents' own examples run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
+from phasewise.policy import catalog
+from phasewise.sim.simulate import simulate
+from phasewise.workload.source import load
+
+DOCS = Path(__file__).parents[2] / "docs" / "guide"
+
+
+def block(page: str, language: str) -> str:
+    """The first fenced block of a language on a page."""
+    found = re.search(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def test_the_batcher_of_the_guide_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {"__name__": "guide"}
+    exec(compile(block("policies.md", "python"), "guide", "exec", dont_inherit=True), names)
+    assert issubclass(names["Small"], msgspec.Struct)
+    monkeypatch.setitem(catalog.PAPERS, ("batcher", "small"), (names["Small"], "the guide"))
+    deployment = Deployment("Llama-3.1-8B", (ReplicaSpec("h100"),), PolicySpec("small", {"token_budget": 300}))
+    assert simulate(deployment, load("azure-conv", requests=100)).summary["completed"] == 100
+
+
+def test_the_workload_of_the_guide_loads(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(block("workloads.md", "yaml"))
+    found = load(tmp_path / "w.yaml", requests=50)
+    assert (found.name, len(found), found.max_tokens) == ("chat", 50, 1024)
