@@ -107,7 +107,7 @@ class InstanceColumns:
         self._stays: dict[int, tuple[int, int, int, list[int]]] = {}
 
     def fold(self, records: Iterable[Record]) -> None:
-        """Take in a batch of records. One long loop: it runs once an event, and split up it takes half as long again."""
+        """Take in a batch of records. One long loop: it runs once an event, and in pieces it was 7 % slower."""
         runs, clocks, stays, rows, row = self._runs, self._clocks, self._stays, self._steps, self._row
         for at_ns, event, actions in records:
             if type(event) is StepDone:

@@ -106,7 +106,7 @@ class ModelledExecutor:
         heappush(self._agenda, (end_ns, self._order))
 
     def _put_off(self, preempted: tuple[int, ...]) -> None:
-        """Note how many tokens the preempted still have to come; those not decoding yet have theirs noted."""
+        """Note how many tokens are still to come of each that was decoding."""
         for request in preempted:
             if request in self._end:
                 book, end = self._end.pop(request)
