@@ -43,6 +43,7 @@ class InstanceControl:
         self._leaving: dict[int, Resident] = {}
         self._runs = 0
         self._waking = False
+        self._groups = self.state.groups
 
     def _submit(self, event: Submit, now_ns: int) -> list[Action]:
         request = event.request
@@ -208,7 +209,7 @@ class InstanceControl:
         lane = self._lanes[plan.lane]
         if lane.run is not None:
             raise PlanError(f"lane {plan.lane} is not free")
-        lane.cohorts = cohorts = self.state.group(plan.cohorts)
+        lane.cohorts = cohorts = self._groups.get(plan.cohorts) or self.state.group(plan.cohorts)
         decodes = context = 0
         for cohort in cohorts:
             if not cohort.count:

@@ -14,10 +14,11 @@ class InstanceState:
     """The live face of one replica for its own batcher.
 
     `waiting`: the queue, first come first, the preempted at its front. `running`: residents with blocks, in the order of
-    admission; `prefilling`: those of them with tokens still to compute. `cohorts`: the decoding residents by group.
+    admission; `prefilling`: those of them with tokens still to compute. `cohorts`: the decoding residents by group; `groups`
+    keeps those found by `group`.
     """
 
-    __slots__ = ("_groups", "cohorts", "free_lanes", "ledger", "max_context", "prefilling", "running", "waiting")
+    __slots__ = ("groups", "cohorts", "free_lanes", "ledger", "max_context", "prefilling", "running", "waiting")
 
     def __init__(self, ledger: BlockLedger, max_context: int) -> None:
         self.ledger = ledger
@@ -27,11 +28,11 @@ class InstanceState:
         self.prefilling: dict[int, Resident] = {}
         self.cohorts: dict[str, Cohort] = {ALL: Cohort(ALL, ledger.block_tokens)}
         self.free_lanes: tuple[int, ...] = (0,)
-        self._groups: dict[tuple[str, ...], tuple[Cohort, ...]] = {}
+        self.groups: dict[tuple[str, ...], tuple[Cohort, ...]] = {}
 
     def group(self, names: tuple[str, ...]) -> tuple[Cohort, ...]:
         """The cohorts of these names; PlanError if there is none of a name, or one is named twice."""
-        found = self._groups.get(names)
+        found = self.groups.get(names)
         if found is None:
             for name in names:
                 if name not in self.cohorts:
@@ -39,7 +40,7 @@ class InstanceState:
             for name in names:
                 if names.count(name) > 1:
                     raise PlanError(f"cohort '{name}' is planned twice")
-            found = self._groups[names] = tuple(self.cohorts[name] for name in names)
+            found = self.groups[names] = tuple(self.cohorts[name] for name in names)
         return found
 
 

@@ -78,7 +78,7 @@ class Budget:
             if tokens <= 0:
                 break
             hold = resident.known if whole else resident.computed + tokens
-            if self._lacks(resident, hold):
+            if not whole and self._lacks(resident, hold):
                 self._evict(resident)
                 break
             chunks.append(self._chunk(resident, hold, tokens))
