@@ -18,7 +18,7 @@ class InstanceState:
     keeps those found by `group`.
     """
 
-    __slots__ = ("groups", "cohorts", "free_lanes", "ledger", "max_context", "prefilling", "running", "waiting")
+    __slots__ = ("cohorts", "free_lanes", "groups", "ledger", "max_context", "prefilling", "running", "waiting")
 
     def __init__(self, ledger: BlockLedger, max_context: int) -> None:
         self.ledger = ledger

@@ -124,15 +124,16 @@ class InstanceColumns:
                     clock[0] += taken
                     clock[1] = row
                 prefill = 0
-                for chunk in plan.chunks:
-                    prefill += chunk.tokens
-                    joins = chunk.joins
-                    stay = stays.get(chunk.request)
-                    if joins is not None:
-                        clock = clocks.setdefault(joins, [0, -1])
-                        stays[chunk.request] = (first_row if stay is None else stay[0], row, clock[0], clock)
-                    elif stay is None:
-                        stays[chunk.request] = (first_row, -1, 0, _NO_CLOCK)
+                if plan.chunks:
+                    for chunk in plan.chunks:
+                        prefill += chunk.tokens
+                        joins = chunk.joins
+                        stay = stays.get(chunk.request)
+                        if joins is not None:
+                            clock = clocks.setdefault(joins, [0, -1])
+                            stays[chunk.request] = (first_row if stay is None else stay[0], row, clock[0], clock)
+                        elif stay is None:
+                            stays[chunk.request] = (first_row, -1, 0, _NO_CLOCK)
                 rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
                 if event.ended:
                     for request in event.ended:

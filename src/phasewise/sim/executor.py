@@ -39,7 +39,11 @@ class CohortBook:
 
     def __init__(self) -> None:
         self.clock = 0
-        self.ends: list[tuple[int, int]] = []
+        self.ends: list[End] = []
+
+
+End = tuple[int, int, CohortBook]
+"""`(step, request, book)`: at which step of its cohort a request ends."""
 
 
 class ModelledExecutor:
@@ -73,8 +77,8 @@ class ModelledExecutor:
         self._max_context = max_context
         self.lanes = [Lane() for _ in range(lanes)]
         self._cohorts: dict[str, CohortBook] = {}
-        # request -> where it ends (its cohort, the step), while it decodes; tokens left, once it has been preempted.
-        self._end: dict[int, tuple[CohortBook, int]] = {}
+        # request -> its entry in the book of its cohort, while it decodes; tokens left, once it has been preempted.
+        self._end: dict[int, End] = {}
         self._left: dict[int, int] = {}
 
     def run(self, action: Run) -> None:
@@ -109,7 +113,7 @@ class ModelledExecutor:
         """Note how many tokens are still to come of each that was decoding."""
         for request in preempted:
             if request in self._end:
-                book, end = self._end.pop(request)
+                end, _, book = self._end.pop(request)
                 self._left[request] = end - book.clock
 
     def interrupt(self, action: Interrupt) -> None:
@@ -168,9 +172,8 @@ class ModelledExecutor:
         book = self._cohorts.get(cohort)
         if book is None:
             book = self._cohorts[cohort] = CohortBook()
-        end = book.clock + left - 1
-        self._end[request] = (book, end)
-        heappush(book.ends, (end, request))
+        self._end[request] = end = (book.clock + left - 1, request, book)
+        heappush(book.ends, end)
 
     def _first_end(self, cohorts: tuple[str, ...]) -> int:
         """Steps until the first member of these cohorts ends."""
@@ -181,7 +184,7 @@ class ModelledExecutor:
                 continue
             ends = book.ends
             # Entries of those preempted or cancelled since are struck when they come up.
-            while ends and self._end.get(ends[0][1]) != (book, ends[0][0]):
+            while ends and self._end.get(ends[0][1]) is not ends[0]:
                 heappop(ends)
             if ends and (first < 0 or ends[0][0] - book.clock < first):
                 first = ends[0][0] - book.clock
@@ -191,8 +194,9 @@ class ModelledExecutor:
     def _collect(self, book: CohortBook, ended: list[int]) -> None:
         ends = book.ends
         while ends and ends[0][0] <= book.clock:
-            end, request = heappop(ends)
-            if self._end.get(request) == (book, end):
+            end = heappop(ends)
+            request = end[1]
+            if self._end.get(request) is end:
                 del self._end[request]
                 ended.append(request)
 
