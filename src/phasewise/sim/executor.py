@@ -17,19 +17,23 @@ from phasewise.workload.truth import Truth
 
 
 class Lane:
-    """The run in progress. `carry` is the fraction of a nanosecond by which its start lies after `start_ns`, so that time
-    does not drift with the number of steps that a busy period is cut into; `spent` adds what its steps take."""
+    """The run in progress, or the last one.
 
-    __slots__ = ("carry", "end_ns", "pieces", "run", "spent", "start_ns", "steps")
+    Steps end between whole nanoseconds. `carry` is by how much the run's start lies after `start_ns`, `rest` by how much its
+    end lies after `end_ns`: a run that follows at once carries it on, so that time does not drift with the number of runs that
+    a busy period is cut into.
+    """
+
+    __slots__ = ("carry", "end_ns", "pieces", "rest", "run", "start_ns", "steps")
 
     def __init__(self) -> None:
         self.run: Run | None = None
         self.pieces: tuple[Piece, ...] = ()
         self.steps = 0
         self.start_ns = 0
-        self.carry = 0.0
-        self.spent = 0.0
         self.end_ns = -1
+        self.carry = 0.0
+        self.rest = 0.0
 
 
 class CohortBook:
@@ -93,20 +97,22 @@ class ModelledExecutor:
                 steps = first
         assert steps is not None, "a plan without end in which nobody decodes"
         pieces = self._pieces(plan.chunks, action.decodes, action.context, steps)
-        first_ns, slope_ns, n = pieces[0]
-        spent = n * first_ns + slope_ns * (n * (n - 1) // 2)
+        spent, slope_ns, n = pieces[0]
+        if n > 1:
+            spent = n * spent + slope_ns * (n * (n - 1) // 2)
         if n != steps:
             spent = sum(total_ns(piece, piece[2]) for piece in pieces)
         now = self._clock.now_ns
         lane = self.lanes[plan.lane]
-        if lane.end_ns != now:
-            lane.carry = 0.0
+        lane.carry = carry = lane.rest if lane.end_ns == now else 0.0
         lane.run = action
         lane.pieces = pieces
         lane.steps = steps
         lane.start_ns = now
-        lane.spent = spent = spent + lane.carry
-        lane.end_ns = end_ns = now + int(spent + 0.5)
+        spent += carry
+        whole = int(spent + 0.5)
+        lane.rest = spent - whole
+        lane.end_ns = end_ns = now + whole
         heappush(self._agenda, (end_ns, self._order))
 
     def _put_off(self, preempted: tuple[int, ...]) -> None:
@@ -121,21 +127,21 @@ class ModelledExecutor:
         lane = self.lanes[action.lane]
         wanted = self._clock.now_ns - lane.start_ns
         spent = lane.carry
-        kept: list[Piece] = []
         steps = 0
-        for piece in lane.pieces:
+        for i, piece in enumerate(lane.pieces):
+            first, slope, _ = piece
             n = _steps_beyond(piece, spent, wanted)
-            kept.append((piece[0], piece[1], n))
-            spent += total_ns(piece, n)
             steps += n
-            if int(spent + 0.5) > wanted:
-                break
-        if steps < lane.steps:
-            lane.pieces = tuple(kept)
-            lane.steps = steps
-            lane.spent = spent
-            lane.end_ns = lane.start_ns + int(spent + 0.5)
-            heappush(self._agenda, (lane.end_ns, self._order))
+            spent += n * first + slope * (n * (n - 1) // 2)
+            whole = int(spent + 0.5)
+            if whole > wanted:
+                if steps < lane.steps:
+                    lane.pieces = (*lane.pieces[:i], (first, slope, n))
+                    lane.steps = steps
+                    lane.rest = spent - whole
+                    lane.end_ns = end_ns = lane.start_ns + whole
+                    heappush(self._agenda, (end_ns, self._order))
+                return
 
     def forget(self, action: Forget) -> None:
         """Strike a cancelled request from the book."""
@@ -148,7 +154,6 @@ class ModelledExecutor:
         run = lane.run
         assert run is not None
         lane.run = None
-        lane.carry = lane.spent - (lane.end_ns - lane.start_ns)
         plan = run.plan
         ended: list[int] = []
         for name in plan.cohorts:
@@ -210,8 +215,8 @@ def _steps_beyond(piece: Piece, spent: float, wanted: int) -> int:
         n = int(((b * b + 2 * slope * x) ** 0.5 - b) / slope) if x > 0 else 0
     else:
         n = int(x / first)
-    # The estimate is a step off at most; the boundaries themselves decide.
-    n = 1 if n < 1 else steps if n > steps else n
+    # That is how many are over by then, give or take one; the boundaries themselves decide.
+    n = 1 if n < 0 else steps if n >= steps else n + 1
     while n > 1 and int(spent + (n - 1) * first + slope * ((n - 1) * (n - 2) // 2) + 0.5) > wanted:
         n -= 1
     while n < steps and int(spent + n * first + slope * (n * (n - 1) // 2) + 0.5) <= wanted:
