@@ -79,9 +79,7 @@ class Roofline:
             except KeyError:
                 first, slope = self._decode_step(decodes)
             return ((first + self._context_ns * context, slope, steps),)
-        if steps > 1:
-            return self._prompt_leap(chunks, decodes, context, steps)
-        pair_ns, read_ns, prompt, emitting, attention = self._pair_ns, self._read_ns, 0, decodes, 0.0
+        pair_ns, read_ns, prompt, emitting, attention, slope = self._pair_ns, self._read_ns, 0, decodes, 0.0, 0.0
         for chunk in chunks:
             q = chunk.tokens
             end = chunk.start + q
@@ -91,6 +89,14 @@ class Roofline:
             prompt += q
             if chunk.joins is not None:
                 emitting += 1
+            if steps > 1:
+                more_compute, more_memory = pair_ns * (2 * q * q), read_ns * q
+                ahead = compute - memory + (steps - 1) * (more_compute - more_memory)
+                if (compute > memory) != (ahead > 0):
+                    return self._in_two(
+                        chunks, decodes, context, steps, (compute - memory) / (more_memory - more_compute)
+                    )
+                slope += more_compute if compute > memory else more_memory
         tokens = prompt + decodes
         try:
             linear = self._by_tokens[tokens]
@@ -105,30 +111,21 @@ class Roofline:
             attention += self._mixed_launch_ns + self._decode_ns * decodes + self._context_ns * context
         else:
             attention += self._chunk_launch_ns
-        return ((linear + head + attention, 0.0, 1),)
+        if steps > 1:
+            slope += self._context_ns * decodes
+        return ((linear + head + attention, slope, steps),)
 
-    def _prompt_leap(self, chunks: Sequence[Chunk], decodes: int, context: int, steps: int) -> tuple[Piece, ...]:
-        """Several steps of prompt chunks. For each chunk both sides of its maximum grow by equal amounts from step to step,
-        so one binds up to some step and the other from there on: a piece for each stretch between such steps."""
-        cuts = []
-        slope = self._context_ns * decodes
-        for chunk in chunks:
-            q, end = chunk.tokens, chunk.start + chunk.tokens
-            more_compute, more_memory = self._pair_ns * (2 * q * q), self._read_ns * q
-            lead = self._pair_ns * (q * (end + chunk.start + 1)) - self._read_ns * end
-            last = lead + (steps - 1) * (more_compute - more_memory)
-            slope += more_compute if lead > 0 else more_memory
-            if (lead > 0) != (last > 0):
-                cuts.append(int(lead / (more_memory - more_compute)) + 1)
-        if not cuts:
-            return ((self.pieces(chunks, decodes, context, 1)[0][0], slope, steps),)
-        out: list[Piece] = []
-        low = 0
-        for high in sorted({*cuts, steps}):
-            rest = [moved_on(chunk, low) for chunk in chunks]
-            out += self._prompt_leap(rest, decodes, context + low * decodes, high - low)
-            low = high
-        return tuple(out)
+    def _in_two(
+        self, chunks: Sequence[Chunk], decodes: int, context: int, steps: int, crossing: float
+    ) -> tuple[Piece, ...]:
+        """Several steps of chunks, one of which has its other side of the roofline bind after `crossing` steps.
+
+        Both sides grow by equal amounts from step to step, so there is one such crossing a chunk at most.
+        """
+        low = min(int(crossing) + 1, steps - 1)
+        rest = [moved_on(chunk, low) for chunk in chunks]
+        before = self.pieces(chunks, decodes, context, low)
+        return before + self.pieces(rest, decodes, context + low * decodes, steps - low)
 
     def prefill_ns(self, tokens: int) -> float:
         """Nanoseconds of one step that runs a whole prompt of `tokens` tokens on an idle replica."""
