@@ -19,13 +19,13 @@ Floats = NDArray[np.float64]
 
 
 class Mixture:
-    """Values `low + i * slope`, i < `count`, each weighing `weight`; one entry a progression."""
+    """Values `low + i * slope`, i < `count`, each weighing `weight`; one entry a progression. No count or weight is 0."""
 
     def __init__(self, low: Floats, slope: Floats, count: NDArray[np.int64], weight: NDArray[np.int64]) -> None:
-        keep = (count > 0) & (weight > 0)
-        self.low, self.slope, self.count, self.weight = low[keep], slope[keep], count[keep], weight[keep]
-        self.high = self.low + self.slope * (self.count - 1)
-        self.total = int((self.count * self.weight).sum())
+        self.low, self.slope, self.count, self.weight = low, slope, count, weight
+        self.high = low + slope * (count - 1)
+        self.mass = count * weight
+        self.total = int(self.mass.sum())
 
     @staticmethod
     def pooled(parts: Sequence[Mixture]) -> Mixture:
@@ -46,7 +46,7 @@ class Mixture:
         """The value at each share of the weight, exactly; nan if there are none."""
         if not self.total:
             return [float("nan")] * len(shares)
-        mass = self.count * self.weight
+        mass = self.mass
         by_low, by_high = np.argsort(self.low), np.argsort(self.high)
         low, high = self.low[by_low], self.high[by_high]
         # At most so much weight lies at or below a low end, at least so much at or below a high end.
@@ -56,12 +56,12 @@ class Mixture:
             rank = max(1, int(np.ceil(share * self.total - 1e-9)))
             floor = float(low[np.searchsorted(most, rank)])
             ceiling = float(high[np.searchsorted(least, rank)])
-            found.append(self._between(floor, ceiling, rank, mass))
+            found.append(self._between(floor, ceiling, rank))
         return found
 
-    def _between(self, floor: float, ceiling: float, rank: int, mass: NDArray[np.int64]) -> float:
+    def _between(self, floor: float, ceiling: float, rank: int) -> float:
         """The value of a rank that is known to lie between two values: only progressions that reach in are written out."""
-        below = int(mass[self.high < floor].sum())
+        below = int(self.mass[self.high < floor].sum())
         reach = np.flatnonzero((self.high >= floor) & (self.low <= ceiling))
         count = self.count[reach]
         starts = np.cumsum(count) - count
@@ -107,17 +107,19 @@ def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
     joined = it.next_row(fresh["first_token"])
     first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh["first_token"]]
     veterans = it.decodes[rows] - np.bincount(joined, minlength=len(rows))
-    between = it.first_end_ns[rows]
-    between[1:] -= it.end_ns[rows[:-1]]
-    points = np.concatenate([first_gaps, between, _resumptions(it, spans)])
-    weights = np.ones(len(points), np.int64)
-    weights[len(first_gaps) : len(first_gaps) + len(rows)] = veterans
+    # The first row with decodes has no veterans, so it matters not that its gap reaches back to nothing.
+    kept = np.flatnonzero(veterans)
+    between = it.first_end_ns[rows[kept]] - it.end_ns[rows[kept - 1]]
+    resumed = _resumptions(it, spans)
     leaps = rows[it.steps[rows] > 1]
+    slope = it.slope[leaps]
+    alone = len(first_gaps) + len(resumed)
+    points = alone + len(between)
     return Mixture(
-        np.concatenate([points, it.first_ns[leaps] + it.slope[leaps]]),
-        np.concatenate([np.zeros(len(points)), it.slope[leaps]]),
-        np.concatenate([np.ones(len(points), np.int64), it.steps[leaps] - 1]),
-        np.concatenate([weights, it.decodes[leaps]]),
+        np.concatenate([first_gaps, resumed, between, it.first_ns[leaps] + slope]),
+        np.concatenate([np.zeros(points), slope]),
+        np.concatenate([np.ones(points, np.int64), it.steps[leaps] - 1]),
+        np.concatenate([np.ones(alone, np.int64), veterans[kept], it.decodes[leaps]]),
     )
 
 

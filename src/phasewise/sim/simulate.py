@@ -64,9 +64,10 @@ def simulate(
     header = Header(VERSION, resolved, workload.describe(), seed, ttft, decode)
     recorder = Recorder(header, log)
     try:
+        world = World(resolved, workload, recorder, models)
         with _uncollected():
             began = perf_counter()
-            World(resolved, workload, recorder, models).run(progress)
+            world.run(progress)
             run = recorder.close()
             found = run.summary
             wall_s = perf_counter() - began
