@@ -116,7 +116,7 @@ class World:
         self._workload = workload
         self._clock = clock = VirtualClock()
         # Every message takes equally long, so they arrive in the order in which they were sent.
-        self._inbox: deque[tuple[int, Loop, Any]] = deque()
+        self._inbox: deque[tuple[int, Callable[[Any], None], Any]] = deque()
         self._alarms: list[tuple[int, int]] = []
         self._wire_ns = to_ns(resolved.deployment.wire_s)
         self._executors: list[ModelledExecutor] = []
@@ -137,8 +137,9 @@ class World:
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
         clock, agenda, inbox, alarms = self._clock, self._clock.agenda, self._inbox, self._alarms
-        executors, instances = self._executors, self.instances
-        lanes = [executor.lanes[0] for executor in executors]
+        takes = [loop.take for loop in self.instances]
+        dones = [executor.done for executor in self._executors]
+        lanes = [executor.lanes[0] for executor in self._executors]
         outside = self._outside(progress)
         outside_ns, event = next(outside)
         while True:
@@ -146,17 +147,17 @@ class World:
             next_ns = inbox_ns if inbox_ns < outside_ns else outside_ns
             if alarms and alarms[0][0] < next_ns and (not agenda or alarms[0][0] < agenda[0][0]):
                 clock.now_ns, replica = heappop(alarms)
-                instances[replica].take(WOKEN)
+                takes[replica](WOKEN)
             elif agenda and agenda[0][0] <= next_ns:
                 at_ns, order = heappop(agenda)
                 lane = lanes[order]
                 # A promise that no longer agrees with its lane has been superseded.
                 if lane.end_ns == at_ns and lane.run is not None:
                     clock.now_ns = at_ns
-                    instances[order].take(executors[order].done(0))
+                    takes[order](dones[order](0))
             elif inbox and inbox_ns <= outside_ns:
-                clock.now_ns, loop, message = inbox.popleft()
-                loop.take(message)
+                clock.now_ns, take, message = inbox.popleft()
+                take(message)
             elif event is not None:
                 clock.now_ns = outside_ns
                 self._cluster.take(event)
@@ -184,10 +185,10 @@ class World:
         return lambda action: heappush(self._alarms, (action.at_ns, replica))
 
     def _to_instance(self, action: Submit | Cancel) -> None:
-        self._inbox.append((self._clock.now_ns + self._wire_ns, self.instances[action.replica], action))
+        self._inbox.append((self._clock.now_ns + self._wire_ns, self.instances[action.replica].take, action))
 
     def _to_cluster(self, action: Finished | Refused | Cancelled) -> None:
-        self._inbox.append((self._clock.now_ns + self._wire_ns, self._cluster, action))
+        self._inbox.append((self._clock.now_ns + self._wire_ns, self._cluster.take, action))
 
 
 def _reference(model: LatencyModel, resolved: Resolved) -> tuple[tuple[tuple[int, float], ...], tuple[float, float]]:

@@ -6,8 +6,8 @@ from phasewise.core.resident import Resident
 from phasewise.core.step import ALL, Chunk, StepPlan
 from phasewise.core.view import InstanceState
 
-OPEN = StepPlan(cohorts=(ALL,), repeat=None)
-CLOSED = StepPlan(cohorts=(ALL,), repeat=None, closed=True)
+OPEN = (StepPlan(cohorts=(ALL,), repeat=None),)
+CLOSED = (StepPlan(cohorts=(ALL,), repeat=None, closed=True),)
 """Decode until something happens; in a closed leap no arrival can be that something."""
 
 _NOBODY: dict[int, Resident] = {}
@@ -20,7 +20,7 @@ def coast(state: InstanceState, tokens: int, seats: int) -> tuple[StepPlan, ...]
     cohort = state.cohorts[ALL]
     if cohort.crossing(1) > state.ledger.free:
         return None
-    return (OPEN,) if cohort.count < tokens and len(state.running) < seats else (CLOSED,)
+    return OPEN if cohort.count < tokens and len(state.running) < seats else CLOSED
 
 
 class Budget:
@@ -126,7 +126,7 @@ class Budget:
         if self._victims:
             # One step only: the next may admit again, where a step that preempts may not.
             return (StepPlan((), cohorts, tuple(self._victims)),)
-        return (CLOSED,) if self.state.waiting or self.seats <= 0 or self.tokens <= 0 else (OPEN,)
+        return CLOSED if self.state.waiting or self.seats <= 0 or self.tokens <= 0 else OPEN
 
     def _repeats(self, chunks: list[Chunk]) -> int:
         """How many iterations a lone prompt that has used up the budget goes on alike, short of its last chunk.

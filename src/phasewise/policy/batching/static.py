@@ -27,7 +27,7 @@ class Static(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
         if state.running:
-            return (CLOSED,)
+            return CLOSED
         ledger = state.ledger
         fits = min(self.max_seqs, ledger.free // ledger.need(state.max_context))
         batch = [
