@@ -210,26 +210,24 @@ class InstanceControl:
         if lane.run is not None:
             raise PlanError(f"lane {plan.lane} is not free")
         lane.cohorts = cohorts = self._groups.get(plan.cohorts) or self.state.group(plan.cohorts)
-        decodes = context = 0
+        decodes = context = growth = 0
         for cohort in cohorts:
             if not cohort.count:
                 raise PlanError(f"the plan runs nothing: nobody decodes in cohort '{cohort.name}'")
             decodes += cohort.count
             context += cohort.context
+            growth += cohort.crossing(1)
+        if growth > ledger.free:
+            raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
         repeat = plan.repeat
         if repeat != 1:
             if repeat is not None and repeat < 1:
                 raise PlanError(f"a plan cannot repeat {repeat} times")
             most = ledger.steps_until_full(cohorts) if self._alone else 1
             if most is not None and (repeat is None or repeat > most):
-                # None at all: one step, which is refused below for want of blocks.
-                repeat = most or 1
+                repeat = most
         if repeat == 1:
-            for cohort in cohorts:
-                growth = cohort.crossing(1)
-                if growth > ledger.free:
-                    raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
-                ledger.free -= growth
+            ledger.free -= growth
         if not cohorts and not plan.chunks:
             raise PlanError("the plan runs nothing")
         lane.run = run = Run(self._runs, plan, repeat, decodes, context)
