@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from phasewise.control.lane import Lane
 from phasewise.core.errors import PlanError
@@ -33,9 +33,9 @@ def check_chunk(chunk: Chunk, repeat: int, resident: Resident, state: InstanceSt
             f"request {chunk.request}: chunk {chunk.start}+{chunk.tokens} x {repeat}, "
             f"but {resident.computed} of {known} tokens are computed"
         )
-    if (end == known) != (chunk.joins is not None) or (end == known and chunk.joins not in state.cohorts):
+    if chunk.joins not in state.cohorts if end == known else chunk.joins is not None:
         raise PlanError(f"request {chunk.request}: the last chunk, and no other, names a cohort to join")
-    if end == known and repeat > 1:
+    if repeat > 1 and end == known:
         raise PlanError(f"request {chunk.request}: a plan with a last chunk runs once")
     if hold < end or known < hold < state.max_context:
         raise PlanError(f"request {chunk.request}: holds {hold} tokens, wants its own or the whole context")
@@ -62,7 +62,7 @@ def find_waiting(chunk: Chunk, state: InstanceState) -> Resident:
     raise PlanError(f"request {chunk.request} neither waits nor has a prompt to finish")
 
 
-def check_flights(plan: StepPlan, state: InstanceState, lanes: Sequence[Lane]) -> None:
+def check_flights(plan: StepPlan, state: InstanceState, lanes: Iterable[Lane]) -> None:
     """What is in flight on one lane cannot be planned on another."""
     asked = {chunk.request for chunk in plan.chunks}
     for lane in lanes:

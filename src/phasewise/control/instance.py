@@ -15,7 +15,7 @@ from phasewise.core.errors import PlanError
 from phasewise.core.event import StepDone, Woken
 from phasewise.core.kv import BlockLedger
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
-from phasewise.core.resident import Resident
+from phasewise.core.resident import Cohort, Resident
 from phasewise.core.step import StepPlan
 from phasewise.core.view import InstanceState
 from phasewise.policy.roles import Batcher
@@ -37,7 +37,7 @@ class InstanceControl:
         }
         self._plan = batcher.plan
         self._ledger = ledger
-        self._lanes = [Lane() for _ in range(lanes)]
+        self._lanes = {i: Lane() for i in range(lanes)}
         self._alone = lanes == 1
         self._inside: dict[int, Resident] = {}
         self._leaving: dict[int, Resident] = {}
@@ -62,7 +62,7 @@ class InstanceControl:
         resident = self._inside.get(event.request)
         if resident is None or resident.epoch != event.epoch or event.request in self._leaving:
             return []
-        if event.request in self.state.running and any(lane.run for lane in self._lanes):
+        if event.request in self.state.running and any(lane.run for lane in self._lanes.values()):
             self._leaving[event.request] = resident
             return self._nudge(now_ns, heed_closed=False)
         out: list[Action] = []
@@ -76,7 +76,7 @@ class InstanceControl:
         together.
         """
         out: list[Action] = []
-        for i, lane in enumerate(self._lanes):
+        for i, lane in self._lanes.items():
             run = lane.run
             if run is None:
                 if self._waking:
@@ -90,7 +90,7 @@ class InstanceControl:
 
     def _woken(self, event: Woken, now_ns: int) -> list[Action]:
         self._waking = False
-        return self._ask(now_ns, []) if self._inside and any(lane.run is None for lane in self._lanes) else []
+        return self._ask(now_ns, []) if self._inside and any(lane.run is None for lane in self._lanes.values()) else []
 
     def _step_done(self, event: StepDone, now_ns: int) -> list[Action]:
         lane = self._lanes[event.lane]
@@ -117,7 +117,8 @@ class InstanceControl:
             for request in event.ended:
                 resident = self._inside.pop(request)
                 self._vacate(resident)
-                self._leaving.pop(request, None)
+                if self._leaving:
+                    self._leaving.pop(request, None)
                 out.append(Finished(request, resident.epoch, resident.generated))
         if self._leaving:
             self._leave(out)
@@ -125,7 +126,7 @@ class InstanceControl:
 
     def _leave(self, out: list[Action]) -> None:
         """Drop those whose clients left, unless another lane still has them in flight."""
-        flying = [lane for lane in self._lanes if lane.run is not None]
+        flying = [lane for lane in self._lanes.values() if lane.run is not None]
         for resident in list(self._leaving.values()):
             if any(resident.cohort in lane.cohorts or resident.id in _chunked(lane) for lane in flying):
                 continue
@@ -157,16 +158,54 @@ class InstanceControl:
         """Ask the batcher what the free lanes should run, and apply it."""
         state = self.state
         if not self._alone:
-            state.free_lanes = tuple(i for i, lane in enumerate(self._lanes) if lane.run is None)
+            state.free_lanes = tuple(i for i, lane in self._lanes.items() if lane.run is None)
         for plan in self._plan(state, now_ns):
             if not self._alone:
-                check_flights(plan, state, self._lanes)
+                check_flights(plan, state, self._lanes.values())
             if plan.preempt:
                 self._preempt(plan)
             if plan.chunks:
                 self._place(plan)
-            out.append(self._launch(plan))
+            lane = self._lanes.get(plan.lane)
+            if lane is None or lane.run is not None:
+                raise PlanError(f"there is no lane {plan.lane}" if lane is None else f"lane {plan.lane} is not free")
+            lane.cohorts = cohorts = self._groups.get(plan.cohorts) or state.group(plan.cohorts)
+            decodes = context = 0
+            for cohort in cohorts:
+                if not cohort.count:
+                    raise PlanError(f"the plan runs nothing: nobody decodes in cohort '{cohort.name}'")
+                decodes += cohort.count
+                context += cohort.context
+            if not decodes and not plan.chunks:
+                raise PlanError("the plan runs nothing")
+            lane.run = run = Run(self._runs, plan, self._spend(plan.repeat, cohorts), decodes, context)
+            lane.interrupted = False
+            self._runs += 1
+            out.append(run)
         return out
+
+    def _spend(self, repeat: int | None, cohorts: tuple[Cohort, ...]) -> int | None:
+        """How often a plan may repeat that would do so `repeat` times: clamped to the blocks that are left.
+
+        A single step's blocks are taken now. A leap's are taken when it is over and its length is known: it has the replica
+        to itself, so nobody spends them meanwhile.
+        """
+        ledger = self._ledger
+        if repeat != 1:
+            if repeat is not None and repeat < 1:
+                raise PlanError(f"a plan cannot repeat {repeat} times")
+            most = ledger.steps_until_full(cohorts) if self._alone else 1
+            if most is not None and (repeat is None or repeat > most):
+                repeat = most
+            if repeat is None or repeat > 1:
+                return repeat
+        growth = 0
+        for cohort in cohorts:
+            growth += cohort.crossing(1)
+        if growth > ledger.free:
+            raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
+        ledger.free -= growth
+        return repeat
 
     def _preempt(self, plan: StepPlan) -> None:
         """Move the preempted to the front of the queue, to be recomputed."""
@@ -196,44 +235,6 @@ class InstanceControl:
                 state.running[request] = prefilling[request] = resident
             check_chunk(chunk, repeat, resident, state)
             hold(resident, chunk.hold)
-
-    def _launch(self, plan: StepPlan) -> Run:
-        """Clamp how often the plan may repeat to the blocks that are left, and send it off.
-
-        A single step's blocks are taken now. A leap's are taken when it is over and its length is known: it has the replica
-        to itself, so nobody spends them meanwhile.
-        """
-        ledger = self._ledger
-        if not 0 <= plan.lane < len(self._lanes):
-            raise PlanError(f"there is no lane {plan.lane}")
-        lane = self._lanes[plan.lane]
-        if lane.run is not None:
-            raise PlanError(f"lane {plan.lane} is not free")
-        lane.cohorts = cohorts = self._groups.get(plan.cohorts) or self.state.group(plan.cohorts)
-        decodes = context = growth = 0
-        for cohort in cohorts:
-            if not cohort.count:
-                raise PlanError(f"the plan runs nothing: nobody decodes in cohort '{cohort.name}'")
-            decodes += cohort.count
-            context += cohort.context
-            growth += cohort.crossing(1)
-        if growth > ledger.free:
-            raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
-        repeat = plan.repeat
-        if repeat != 1:
-            if repeat is not None and repeat < 1:
-                raise PlanError(f"a plan cannot repeat {repeat} times")
-            most = ledger.steps_until_full(cohorts) if self._alone else 1
-            if most is not None and (repeat is None or repeat > most):
-                repeat = most
-        if repeat == 1:
-            ledger.free -= growth
-        if not cohorts and not plan.chunks:
-            raise PlanError("the plan runs nothing")
-        lane.run = run = Run(self._runs, plan, repeat, decodes, context)
-        lane.interrupted = False
-        self._runs += 1
-        return run
 
 
 def _chunked(lane: Lane) -> tuple[int, ...]:

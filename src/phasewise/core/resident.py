@@ -73,16 +73,16 @@ class Cohort:
         """Let a resident go, and settle its books: tokens computed and generated, blocks held."""
         size = self.block_tokens
         steps = self.clock - resident.joined
+        computed = resident.computed + steps
         if resident.grows:
             self.growing -= 1
-            self._edges[(resident.joined + 1 - resident.computed) % size] -= 1
-        resident.computed += steps
+            self._edges[(self.clock + 1 - computed) % size] -= 1
+            resident.blocks = -(-computed // size)
+        resident.computed = computed
         resident.generated += steps + 1
-        if resident.grows:
-            resident.blocks = -(-resident.computed // size)
         resident.cohort = None
         self.count -= 1
-        self.context -= resident.computed
+        self.context -= computed
 
     def computed(self, resident: Resident) -> int:
         """Tokens of context that a member has computed by now."""

@@ -79,24 +79,22 @@ class Roofline:
             except KeyError:
                 first, slope = self._decode_step(decodes)
             return ((first + self._context_ns * context, slope, steps),)
-        pair_ns, read_ns, prompt, emitting, attention, slope = self._pair_ns, self._read_ns, 0, decodes, 0.0, 0.0
+        slope = 0.0
+        if steps > 1:
+            same, slope = self._alike(chunks, steps)
+            if same < steps:
+                return self._in_two(chunks, decodes, context, steps, same)
+            slope += self._context_ns * decodes
+        prompt, emitting, attention = 0, decodes, 0.0
         for chunk in chunks:
             q = chunk.tokens
             end = chunk.start + q
-            compute = pair_ns * (q * (end + end - q + 1))
-            memory = read_ns * end
+            compute = self._pair_ns * (q * (end + end - q + 1))
+            memory = self._read_ns * end
             attention += compute if compute > memory else memory
             prompt += q
             if chunk.joins is not None:
                 emitting += 1
-            if steps > 1:
-                more_compute, more_memory = pair_ns * (2 * q * q), read_ns * q
-                ahead = compute - memory + (steps - 1) * (more_compute - more_memory)
-                if (compute > memory) != (ahead > 0):
-                    return self._in_two(
-                        chunks, decodes, context, steps, (compute - memory) / (more_memory - more_compute)
-                    )
-                slope += more_compute if compute > memory else more_memory
         tokens = prompt + decodes
         try:
             linear = self._by_tokens[tokens]
@@ -107,22 +105,30 @@ class Roofline:
         except KeyError:
             head = self._head(emitting)
         attention += self._token_ns * prompt
-        if decodes:
-            attention += self._mixed_launch_ns + self._decode_ns * decodes + self._context_ns * context
-        else:
-            attention += self._chunk_launch_ns
-        if steps > 1:
-            slope += self._context_ns * decodes
+        if not decodes:
+            return ((linear + head + attention + self._chunk_launch_ns, slope, steps),)
+        attention += self._mixed_launch_ns + self._decode_ns * decodes + self._context_ns * context
         return ((linear + head + attention, slope, steps),)
 
-    def _in_two(
-        self, chunks: Sequence[Chunk], decodes: int, context: int, steps: int, crossing: float
-    ) -> tuple[Piece, ...]:
-        """Several steps of chunks, one of which has its other side of the roofline bind after `crossing` steps.
+    def _alike(self, chunks: Sequence[Chunk], steps: int) -> tuple[int, float]:
+        """For how many of these steps the same side of the roofline binds for every chunk; how much longer each takes.
 
-        Both sides grow by equal amounts from step to step, so there is one such crossing a chunk at most.
+        Both sides grow by equal amounts from step to step, so one that overtakes the other stays ahead.
         """
-        low = min(int(crossing) + 1, steps - 1)
+        slope = 0.0
+        for chunk in chunks:
+            q = chunk.tokens
+            end = chunk.start + q
+            compute, memory = self._pair_ns * (q * (end + end - q + 1)), self._read_ns * end
+            more_compute, more_memory = self._pair_ns * (2 * q * q), self._read_ns * q
+            ahead = compute - memory + (steps - 1) * (more_compute - more_memory)
+            if (compute > memory) != (ahead > 0):
+                steps = min(int((compute - memory) / (more_memory - more_compute)) + 1, steps - 1)
+            slope += more_compute if compute > memory else more_memory
+        return steps, slope
+
+    def _in_two(self, chunks: Sequence[Chunk], decodes: int, context: int, steps: int, low: int) -> tuple[Piece, ...]:
+        """The first `low` of several steps of chunks, and the others, in which the other side binds for one of them."""
         rest = [moved_on(chunk, low) for chunk in chunks]
         before = self.pieces(chunks, decodes, context, low)
         return before + self.pieces(rest, decodes, context + low * decodes, steps - low)

@@ -66,9 +66,6 @@ _STEP = struct.Struct("<qqdiiih").pack
 _SPAN = struct.Struct("<iiiiiB").pack
 
 
-_NO_CLOCK: list[int] = [0, -1]
-
-
 class ClusterColumns:
     """Folds the cluster room's log into `requests`."""
 
@@ -101,85 +98,79 @@ class InstanceColumns:
         self._spans = bytearray()
         self._row = 0
         self._runs: dict[int, tuple[int, Run]] = {}
-        # cohort -> [decode iterations so far, row of the last one]
-        self._clocks: dict[str, list[int]] = {}
-        # request -> [row of the first chunk, row of the first token, the cohort's iterations then, its clock]
-        self._stays: dict[int, tuple[int, int, int, list[int]]] = {}
+        # request -> [row of the first chunk, row of the first token]
+        self._stays: dict[int, tuple[int, int]] = {}
 
     def fold(self, records: Iterable[Record]) -> None:
-        """Take in a batch of records. One long loop: it runs once an event, and calls would add to each."""
-        runs, clocks, stays, rows, row = self._runs, self._clocks, self._stays, self._steps, self._row
+        """Take in a batch of records. One long loop: it runs once an event, and calls would add to each.
+
+        Spans are written with the row after which they are over; `tables` counts their tokens.
+        """
+        runs, stays, rows, spans, row = self._runs, self._stays, self._steps, self._spans, self._row
         for at_ns, event, actions in records:
             if type(event) is StepDone:
                 start, run = runs[event.lane]
-                plan = run.plan
                 pieces = event.pieces
-                _, slope, steps = pieces[0]
-                taken, first_row = steps, row
+                first_row = row
                 if len(pieces) > 1:
-                    start, slope, steps, taken = self._all_but_last(start, run, pieces)
+                    start = self._all_but_last(start, run, pieces)
                     row += len(pieces) - 1
-                for name in plan.cohorts:
-                    clock = clocks[name]
-                    clock[0] += taken
-                    clock[1] = row
                 prefill = 0
-                if plan.chunks:
-                    for chunk in plan.chunks:
+                if run.plan.chunks:
+                    for chunk in run.plan.chunks:
+                        request = chunk.request
                         prefill += chunk.tokens
-                        joins = chunk.joins
-                        stay = stays.get(chunk.request)
-                        if joins is not None:
-                            clock = clocks.setdefault(joins, [0, -1])
-                            stays[chunk.request] = (first_row if stay is None else stay[0], row, clock[0], clock)
-                        elif stay is None:
-                            stays[chunk.request] = (first_row, -1, 0, _NO_CLOCK)
+                        if chunk.joins is not None:
+                            stay = stays.get(request)
+                            stays[request] = (first_row if stay is None else stay[0], row)
+                        elif request not in stays:
+                            stays[request] = (first_row, -1)
+                _, slope, steps = pieces[-1]
                 rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
                 if event.ended:
                     for request in event.ended:
-                        first_chunk, first_token, since, clock = stays.pop(request)
-                        self._spans += _SPAN(request, first_chunk, first_token, row, 1 + clock[0] - since, FINISHED)
+                        first_chunk, first_token = stays.pop(request)
+                        spans += _SPAN(request, first_chunk, first_token, row, 0, FINISHED)
                 row += 1
             for action in actions:
                 kind = type(action)
                 if kind is Run:
-                    plan = action.plan  # type: ignore[union-attr]
-                    runs[plan.lane] = (at_ns, action)  # type: ignore[assignment]
-                    if plan.preempt:
-                        for request in plan.preempt:
-                            self._close(request, PREEMPTED)
+                    runs[action.plan.lane] = (at_ns, action)  # type: ignore[union-attr, assignment]
+                    if action.plan.preempt:  # type: ignore[union-attr]
+                        for request in action.plan.preempt:  # type: ignore[union-attr]
+                            spans += self._cut(request, row, PREEMPTED)
                 elif kind is Forget:
-                    self._close(action.request, CANCELLED)  # type: ignore[union-attr, arg-type]
+                    spans += self._cut(action.request, row, CANCELLED)  # type: ignore[union-attr, arg-type]
         self._row = row
 
     def tables(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """`steps` and `spans` so far; stays that are not over are STILL."""
-        still = b"".join(self._span(request, stay, STILL) for request, stay in self._stays.items())
-        return np.frombuffer(bytes(self._steps), STEPS), np.frombuffer(bytes(self._spans) + still, SPANS)
+        steps = np.frombuffer(bytes(self._steps), STEPS)
+        still = b"".join(_SPAN(r, chunk, token, self._row - 1, 0, STILL) for r, (chunk, token) in self._stays.items())
+        spans = np.frombuffer(self._spans + still, SPANS)
+        decoding = steps["decodes"] > 0
+        iterations = np.cumsum(np.where(decoding, steps["steps"], 0))
+        decoded = np.maximum.accumulate(np.where(decoding, np.arange(len(steps)), -1))
+        begun = np.flatnonzero(spans["first_token"] >= 0)
+        first, last = spans["first_token"][begun], spans["last"][begun]
+        spans["tokens"][begun] = 1 + iterations[last] - iterations[first]
+        spans["last"] = -1
+        spans["last"][begun] = np.maximum(first, decoded[last])
+        return steps, spans
 
-    def _all_but_last(self, start: int, run: Run, pieces: tuple[Piece, ...]) -> tuple[int, float, int, int]:
-        """Write every piece of a run but the last; the start, slope and steps of that one, and the steps of all."""
+    def _all_but_last(self, start: int, run: Run, pieces: tuple[Piece, ...]) -> int:
+        """Write every piece of a run but the last; the start of that one."""
         spent = 0.0
-        taken = 0
         begun = start
         prefill = sum(chunk.tokens for chunk in run.plan.chunks)
         for piece in pieces[:-1]:
             spent += total_ns(piece, piece[2])
-            taken += piece[2]
             end = begun + int(spent + 0.5)
             self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, prefill, run.plan.lane)
             start = end
-        _, slope, steps = pieces[-1]
-        return start, slope, steps, taken + steps
+        return start
 
-    def _close(self, request: int, left: int) -> None:
-        """End a stay before its time; nothing to end for one cancelled between two stays."""
+    def _cut(self, request: int, row: int, left: int) -> bytes:
+        """The span of a stay that ends before its time; nothing for one cancelled between two stays."""
         stay = self._stays.pop(request, None)
-        if stay is not None:
-            self._spans += self._span(request, stay, left)
-
-    def _span(self, request: int, stay: tuple[int, int, int, list[int]], left: int) -> bytes:
-        first_chunk, first_token, since, clock = stay
-        if first_token < 0:
-            return _SPAN(request, first_chunk, -1, -1, 0, left)
-        return _SPAN(request, first_chunk, first_token, max(first_token, clock[1]), 1 + clock[0] - since, left)
+        return b"" if stay is None else _SPAN(request, *stay, row - 1, 0, left)

@@ -6,7 +6,7 @@ instant forward to the next step boundary. It keeps its own small book of who de
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from phasewise.core.action import Forget, Interrupt, Run
 from phasewise.core.event import StepDone
@@ -37,17 +37,13 @@ class Lane:
 
 
 class CohortBook:
-    """Decode steps that a cohort has taken, and at which of them its members end."""
+    """Decode steps that a cohort has taken, and a heap of `(step, request)`: at which of them its members end."""
 
     __slots__ = ("clock", "ends")
 
     def __init__(self) -> None:
         self.clock = 0
-        self.ends: list[End] = []
-
-
-End = tuple[int, int, CohortBook]
-"""`(step, request, book)`: at which step of its cohort a request ends."""
+        self.ends: list[tuple[int, int]] = []
 
 
 class ModelledExecutor:
@@ -57,18 +53,7 @@ class ModelledExecutor:
     agrees with its lane's `end_ns` has been superseded.
     """
 
-    __slots__ = (
-        "_agenda",
-        "_clock",
-        "_cohorts",
-        "_end",
-        "_left",
-        "_max_context",
-        "_order",
-        "_output_tokens",
-        "_pieces",
-        "lanes",
-    )
+    __slots__ = ("_agenda", "_books", "_clock", "_left", "_max_context", "_order", "_output_tokens", "_pieces", "lanes")
 
     def __init__(
         self, clock: VirtualClock, latency: LatencyModel, truth: Truth, max_context: int, order: int = 0, lanes: int = 1
@@ -80,22 +65,23 @@ class ModelledExecutor:
         self._output_tokens = truth.output_tokens
         self._max_context = max_context
         self.lanes = [Lane() for _ in range(lanes)]
-        self._cohorts: dict[str, CohortBook] = {}
-        # request -> its entry in the book of its cohort, while it decodes; tokens left, once it has been preempted.
-        self._end: dict[int, End] = {}
+        self._books: dict[str, CohortBook] = {}
+        # request -> tokens still to come, of those that were preempted while they decoded.
         self._left: dict[int, int] = {}
 
     def run(self, action: Run) -> None:
         """Start a run on its lane."""
         plan = action.plan
+        steps = action.repeat
         if plan.preempt:
             self._put_off(plan.preempt)
-        steps = action.repeat
-        if steps != 1 and plan.cohorts:
-            first = self._first_end(plan.cohorts)
-            if steps is None or first < steps:
-                steps = first
-        assert steps is not None, "a plan without end in which nobody decodes"
+        if steps != 1:
+            for name in plan.cohorts:
+                book = self._books[name]
+                first = book.ends[0][0] - book.clock
+                if steps is None or first < steps:
+                    steps = first
+            assert steps is not None, "a plan without end in which nobody decodes"
         pieces = self._pieces(plan.chunks, action.decodes, action.context, steps)
         spent, slope_ns, n = pieces[0]
         if n > 1:
@@ -118,9 +104,22 @@ class ModelledExecutor:
     def _put_off(self, preempted: tuple[int, ...]) -> None:
         """Note how many tokens are still to come of each that was decoding."""
         for request in preempted:
-            if request in self._end:
-                end, _, book = self._end.pop(request)
-                self._left[request] = end - book.clock
+            left = self._strike(request)
+            if left is not None:
+                self._left[request] = left
+
+    def _strike(self, request: int) -> int | None:
+        """Take a request off the book of its cohort: the tokens that it had still to emit (None: it was not decoding).
+
+        A search: preemptions and cancellations are rare beside steps, which so find their books clean.
+        """
+        for book in self._books.values():
+            for i, (end, member) in enumerate(book.ends):
+                if member == request:
+                    del book.ends[i]
+                    heapify(book.ends)
+                    return end - book.clock
+        return None
 
     def interrupt(self, action: Interrupt) -> None:
         """End the run on a lane at its first step boundary after now: one at this very instant is past already."""
@@ -129,14 +128,12 @@ class ModelledExecutor:
         spent = lane.carry
         steps = 0
         for i, piece in enumerate(lane.pieces):
-            first, slope, _ = piece
-            n = _steps_beyond(piece, spent, wanted)
+            n, spent = _beyond(piece, spent, wanted)
             steps += n
-            spent += n * first + slope * (n * (n - 1) // 2)
             whole = int(spent + 0.5)
             if whole > wanted:
                 if steps < lane.steps:
-                    lane.pieces = (*lane.pieces[:i], (first, slope, n))
+                    lane.pieces = (*lane.pieces[:i], (piece[0], piece[1], n))
                     lane.steps = steps
                     lane.rest = spent - whole
                     lane.end_ns = end_ns = lane.start_ns + whole
@@ -145,8 +142,8 @@ class ModelledExecutor:
 
     def forget(self, action: Forget) -> None:
         """Strike a cancelled request from the book."""
-        self._end.pop(action.request, None)
-        self._left.pop(action.request, None)
+        if self._strike(action.request) is None:
+            self._left.pop(action.request, None)
 
     def done(self, lane_id: int) -> StepDone:
         """The event that ends the run on a lane, now that its promised instant has come."""
@@ -155,70 +152,52 @@ class ModelledExecutor:
         assert run is not None
         lane.run = None
         plan = run.plan
-        ended: list[int] = []
+        ended: tuple[int, ...] = ()
         for name in plan.cohorts:
-            book = self._cohorts[name]
-            book.clock += lane.steps
-            if book.ends[0][0] <= book.clock:
-                self._collect(book, ended)
-        for chunk in plan.chunks:
-            if chunk.joins is not None:
-                self._join(chunk.request, chunk.start + chunk.tokens, chunk.joins, ended)
-        return StepDone(lane_id, run.id, lane.pieces, tuple(ended) if ended else ())
+            book = self._books[name]
+            book.clock = clock = book.clock + lane.steps
+            ends = book.ends
+            while ends and ends[0][0] <= clock:
+                ended += (heappop(ends)[1],)
+        if run.repeat == 1:
+            for chunk in plan.chunks:
+                if chunk.joins is not None:
+                    ended += self._join(chunk.request, chunk.start + chunk.tokens, chunk.joins)
+        return StepDone(lane_id, run.id, lane.pieces, ended)
 
-    def _join(self, request: int, known: int, cohort: str, ended: list[int]) -> None:
-        """The prompt is computed and its first token out: note at which step of its cohort the last one will be."""
-        left = self._left.pop(request, None)
+    def _join(self, request: int, known: int, cohort: str) -> tuple[int, ...]:
+        """The prompt is computed and its first token out: note at which step of its cohort the last one will be.
+
+        The request itself if that was all.
+        """
+        left = self._left.pop(request, None) if self._left else None
         if left is None:
             left = min(self._output_tokens(request), self._max_context - known)
         if left <= 1:
-            ended.append(request)
-            return
-        book = self._cohorts.get(cohort)
+            return (request,)
+        book = self._books.get(cohort)
         if book is None:
-            book = self._cohorts[cohort] = CohortBook()
-        self._end[request] = end = (book.clock + left - 1, request, book)
-        heappush(book.ends, end)
-
-    def _first_end(self, cohorts: tuple[str, ...]) -> int:
-        """Steps until the first member of these cohorts ends."""
-        first = -1
-        for name in cohorts:
-            book = self._cohorts.get(name)
-            if book is None:
-                continue
-            ends = book.ends
-            # Entries of those preempted or cancelled since are struck when they come up.
-            while ends and self._end.get(ends[0][1]) is not ends[0]:
-                heappop(ends)
-            if ends and (first < 0 or ends[0][0] - book.clock < first):
-                first = ends[0][0] - book.clock
-        assert first > 0, "a leap of cohorts in which nobody decodes"
-        return first
-
-    def _collect(self, book: CohortBook, ended: list[int]) -> None:
-        ends = book.ends
-        while ends and ends[0][0] <= book.clock:
-            end = heappop(ends)
-            request = end[1]
-            if self._end.get(request) is end:
-                del self._end[request]
-                ended.append(request)
+            book = self._books[cohort] = CohortBook()
+        heappush(book.ends, (book.clock + left - 1, request))
+        return ()
 
 
-def _steps_beyond(piece: Piece, spent: float, wanted: int) -> int:
-    """The fewest steps of a piece after which, `spent` included, the clock stands beyond `wanted`; at most all of them."""
+def _beyond(piece: Piece, spent: float, wanted: int) -> tuple[int, float]:
+    """The fewest steps of a piece after which the clock stands beyond `wanted` (at most all), and where it stands then.
+
+    `spent` is where it stands before the first of them.
+    """
     first, slope, steps = piece
-    x = wanted - spent
+    x = wanted + 0.5 - spent
     if slope > 0:
         b = first - slope / 2
         n = int(((b * b + 2 * slope * x) ** 0.5 - b) / slope) if x > 0 else 0
     else:
         n = int(x / first)
-    # That is how many are over by then, give or take one; the boundaries themselves decide.
-    n = 1 if n < 0 else steps if n >= steps else n + 1
-    while n > 1 and int(spent + (n - 1) * first + slope * ((n - 1) * (n - 2) // 2) + 0.5) > wanted:
-        n -= 1
-    while n < steps and int(spent + n * first + slope * (n * (n - 1) // 2) + 0.5) <= wanted:
+    # So many are over by then, or one fewer that ends at the instant itself: the boundaries decide.
+    n = 1 if n < 1 else steps if n > steps else n
+    while True:
+        end = spent + n * first + slope * (n * (n - 1) // 2)
+        if n == steps or int(end + 0.5) > wanted:
+            return n, end
         n += 1
-    return n

@@ -143,8 +143,8 @@ class World:
         outside = self._outside(progress)
         outside_ns, event = next(outside)
         while True:
-            inbox_ns = inbox[0][0] if inbox else NEVER
-            next_ns = inbox_ns if inbox_ns < outside_ns else outside_ns
+            mail = inbox and inbox[0][0] <= outside_ns
+            next_ns = inbox[0][0] if mail else outside_ns
             if alarms and alarms[0][0] < next_ns and (not agenda or alarms[0][0] < agenda[0][0]):
                 clock.now_ns, replica = heappop(alarms)
                 takes[replica](WOKEN)
@@ -155,7 +155,7 @@ class World:
                 if lane.end_ns == at_ns and lane.run is not None:
                     clock.now_ns = at_ns
                     takes[order](dones[order](0))
-            elif inbox and inbox_ns <= outside_ns:
+            elif mail:
                 clock.now_ns, take, message = inbox.popleft()
                 take(message)
             elif event is not None:

@@ -18,7 +18,8 @@ def coast(state: InstanceState, tokens: int, seats: int) -> tuple[StepPlan, ...]
     if state.prefilling or state.waiting:
         return None
     cohort = state.cohorts[ALL]
-    if cohort.crossing(1) > state.ledger.free:
+    free = state.ledger.free
+    if cohort.growing > free and cohort.crossing(1) > free:
         return None
     return OPEN if cohort.count < tokens and len(state.running) < seats else CLOSED
 
@@ -32,7 +33,7 @@ class Budget:
     whoever is evicted needs none.
     """
 
-    __slots__ = ("_victims", "blocks", "decodes", "seats", "state", "tokens")
+    __slots__ = ("blocks", "decodes", "seats", "state", "tokens", "victims")
 
     def __init__(self, state: InstanceState, tokens: int, seats: int) -> None:
         cohort = state.cohorts[ALL]
@@ -41,7 +42,7 @@ class Budget:
         self.decodes = cohort.count
         self.blocks = blocks = state.ledger.free
         self.seats = seats - len(state.running)
-        self._victims = _NOBODY
+        self.victims = _NOBODY
         if need > blocks:
             need = self._make_room(need)
         self.blocks -= need
@@ -59,11 +60,6 @@ class Budget:
             self._evict(resident)
         return need
 
-    @property
-    def preempts(self) -> bool:
-        """Whether anybody has to leave in this step."""
-        return bool(self._victims)
-
     def go_on(self, *, whole: bool) -> list[Chunk]:
         """Chunks of the prompts in progress, in order of admission, as far as the tokens go.
 
@@ -72,15 +68,19 @@ class Budget:
         """
         chunks: list[Chunk] = []
         for resident in self.state.prefilling.values():
-            if resident.id in self._victims:
+            if resident.id in self.victims:
                 continue
             tokens = min(resident.known - resident.computed, self.tokens)
             if tokens <= 0:
                 break
-            hold = resident.known if whole else resident.computed + tokens
-            if not whole and self._lacks(resident, hold):
-                self._evict(resident)
-                break
+            hold = resident.known
+            if not whole:
+                hold = resident.computed + tokens
+                extra = -(-hold // self.state.ledger.block_tokens) - resident.blocks
+                if extra > self.blocks:
+                    self._evict(resident)
+                    break
+                self.blocks -= extra
             chunks.append(self._chunk(resident, hold, tokens))
         return chunks
 
@@ -89,52 +89,49 @@ class Budget:
 
         `whole`: the blocks of the whole prompt must be there, with `spare` left over; otherwise those of the chunk.
         """
+        size = self.state.ledger.block_tokens
         for resident in self.state.waiting:
+            if self.tokens <= 0 or self.seats <= 0:
+                break
             tokens = min(resident.known, self.tokens)
             hold = resident.known if whole else tokens
-            if tokens <= 0 or self.seats <= 0 or self._lacks(resident, hold, spare):
+            blocks = -(-hold // size)
+            if blocks > self.blocks - spare:
                 break
-            chunks.append(self._chunk(resident, hold, tokens))
+            self.blocks -= blocks
             self.seats -= 1
+            chunks.append(self._chunk(resident, hold, tokens))
 
     def _evict(self, resident: Resident) -> None:
         """Count the resident out; its blocks can be spent again."""
-        self._victims = {**self._victims, resident.id: resident}
+        self.victims = {**self.victims, resident.id: resident}
         self.blocks += self.state.ledger.held(resident)
 
     def _chunk(self, resident: Resident, hold: int, tokens: int) -> Chunk:
-        """Spend `tokens` tokens, and the blocks that make `hold` tokens covered."""
-        extra = -(-hold // self.state.ledger.block_tokens) - resident.blocks
-        if extra > 0:
-            self.blocks -= extra
+        """The resident's next `tokens` tokens, spent."""
         self.tokens -= tokens
         start = resident.computed
         return Chunk(resident.id, start, tokens, hold, ALL if start + tokens == resident.known else None)
-
-    def _lacks(self, resident: Resident, hold: int, spare: int = 0) -> bool:
-        """Whether covering `hold` tokens of the resident's context would leave fewer than `spare` blocks."""
-        return -(-hold // self.state.ledger.block_tokens) - resident.blocks > self.blocks - spare
 
     def plans(self, chunks: list[Chunk]) -> tuple[StepPlan, ...]:
         """The plan that these chunks and the decodes make."""
         cohorts = (ALL,) if self.decodes else ()
         if chunks:
-            repeat = self._repeats(chunks)
-            return (StepPlan(tuple(chunks), cohorts, tuple(self._victims), repeat, repeat > 1),)
+            alone = not (chunks[0].joins or len(chunks) > 1 or self.tokens > 0 or self.victims)
+            repeat = self._repeats(chunks[0]) if alone else 1
+            victims = tuple(self.victims) if self.victims else ()
+            return (StepPlan(tuple(chunks), cohorts, victims, repeat, repeat > 1),)
         if not cohorts:
             return ()
-        if self._victims:
+        if self.victims:
             # One step only: the next may admit again, where a step that preempts may not.
-            return (StepPlan((), cohorts, tuple(self._victims)),)
+            return (StepPlan((), cohorts, tuple(self.victims)),)
         return CLOSED if self.state.waiting or self.seats <= 0 or self.tokens <= 0 else OPEN
 
-    def _repeats(self, chunks: list[Chunk]) -> int:
+    def _repeats(self, chunk: Chunk) -> int:
         """How many iterations a lone prompt that has used up the budget goes on alike, short of its last chunk.
 
         Its blocks must be there already. Nobody can join meanwhile: the budget is spent before the queue is looked at.
         """
-        chunk = chunks[0]
-        if chunk.joins is not None or len(chunks) > 1 or self.tokens > 0 or self._victims:
-            return 1
         known = (self.state.prefilling.get(chunk.request) or self.state.waiting[0]).known
         return (known - chunk.start - 1) // chunk.tokens if chunk.hold >= known else 1

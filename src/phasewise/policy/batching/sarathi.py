@@ -30,6 +30,6 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         budget = Budget(state, self.token_budget, self.max_seqs)
         chunks = budget.go_on(whole=True)
         # Whoever was just preempted heads the queue, and what it held is what was lacking.
-        if state.waiting and not budget.preempts:
+        if state.waiting and not budget.victims:
             budget.admit(chunks, whole=True, spare=state.ledger.watermark)
         return budget.plans(chunks)

@@ -40,6 +40,6 @@ class VllmV1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return decode
         budget = Budget(state, self.token_budget, self.max_seqs)
         chunks = budget.go_on(whole=False)
-        if state.waiting and not budget.preempts:
+        if state.waiting and not budget.victims:
             budget.admit(chunks, whole=False)
         return budget.plans(chunks)
