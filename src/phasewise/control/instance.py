@@ -56,7 +56,7 @@ class InstanceControl:
         resident = Resident(request.id, event.epoch, request.prompt_tokens)
         self._inside[request.id] = resident
         self.state.waiting.append(resident)
-        return self._nudge(now_ns, heed_closed=True)
+        return self._nudge(now_ns, True)
 
     def _cancel(self, event: Cancel, now_ns: int) -> list[Action]:
         resident = self._inside.get(event.request)
@@ -64,12 +64,12 @@ class InstanceControl:
             return []
         if event.request in self.state.running and any(lane.run for lane in self._lanes.values()):
             self._leaving[event.request] = resident
-            return self._nudge(now_ns, heed_closed=False)
+            return self._nudge(now_ns, False)
         out: list[Action] = []
         self._drop(resident, out)
-        return out + self._nudge(now_ns, heed_closed=False)
+        return out + self._nudge(now_ns, False)
 
-    def _nudge(self, now_ns: int, *, heed_closed: bool) -> list[Action]:
+    def _nudge(self, now_ns: int, heed_closed: bool) -> list[Action]:
         """Something changed between step boundaries: have a free lane filled, or cut short the leap that it may change.
 
         A free lane is filled when everything that happens at this instant has, so that requests that arrive together start
@@ -157,10 +157,13 @@ class InstanceControl:
     def _ask(self, now_ns: int, out: list[Action]) -> list[Action]:
         """Ask the batcher what the free lanes should run, and apply it."""
         state = self.state
-        if not self._alone:
+        alone = self._alone
+        if not alone:
             state.free_lanes = tuple(i for i, lane in self._lanes.items() if lane.run is None)
-        for plan in self._plan(state, now_ns):
-            if not self._alone:
+        # A callable kept in an attribute is slow to call as a method, here and in the executor.
+        planned = self._plan
+        for plan in planned(state, now_ns):
+            if not alone:
                 check_flights(plan, state, self._lanes.values())
             if plan.preempt:
                 self._preempt(plan)
@@ -222,7 +225,9 @@ class InstanceControl:
         """Give each chunk's request its blocks, after admitting it if it waits."""
         state, hold = self.state, self._ledger.hold
         prefilling, waiting = state.prefilling, state.waiting
-        repeat = check_chunks(plan)
+        repeat = plan.repeat
+        if repeat != 1 or len(plan.chunks) > 1:
+            repeat = check_chunks(plan)
         for chunk in plan.chunks:
             request = chunk.request
             resident = prefilling.get(request)

@@ -109,15 +109,17 @@ class InstanceColumns:
         runs, stays, rows, spans, row = self._runs, self._stays, self._steps, self._spans, self._row
         for at_ns, event, actions in records:
             if type(event) is StepDone:
-                start, run = runs[event.lane]
+                lane = event.lane
+                start, run = runs[lane]
                 pieces = event.pieces
                 first_row = row
                 if len(pieces) > 1:
                     start = self._all_but_last(start, run, pieces)
                     row += len(pieces) - 1
                 prefill = 0
-                if run.plan.chunks:
-                    for chunk in run.plan.chunks:
+                chunks = run.plan.chunks
+                if chunks:
+                    for chunk in chunks:
                         request = chunk.request
                         prefill += chunk.tokens
                         if chunk.joins is not None:
@@ -126,7 +128,7 @@ class InstanceColumns:
                         elif request not in stays:
                             stays[request] = (first_row, -1)
                 _, slope, steps = pieces[-1]
-                rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, event.lane)
+                rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, lane)
                 if event.ended:
                     for request in event.ended:
                         first_chunk, first_token = stays.pop(request)
@@ -135,9 +137,10 @@ class InstanceColumns:
             for action in actions:
                 kind = type(action)
                 if kind is Run:
-                    runs[action.plan.lane] = (at_ns, action)  # type: ignore[union-attr, assignment]
-                    if action.plan.preempt:  # type: ignore[union-attr]
-                        for request in action.plan.preempt:  # type: ignore[union-attr]
+                    plan = action.plan  # type: ignore[union-attr]
+                    runs[plan.lane] = (at_ns, action)  # type: ignore[assignment]
+                    if plan.preempt:
+                        for request in plan.preempt:
                             spans += self._cut(request, row, PREEMPTED)
                 elif kind is Forget:
                     spans += self._cut(action.request, row, CANCELLED)  # type: ignore[union-attr, arg-type]

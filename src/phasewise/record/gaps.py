@@ -83,16 +83,17 @@ class Iterations:
         spent = self.end_ns - steps["start_ns"]
         self.first_ns: Floats = (spent - self.slope * (n * (n - 1) / 2)) / n
         self.first_end_ns: Floats = steps["start_ns"] + self.first_ns
-        self.rows = np.flatnonzero(steps["decodes"] > 0)
         self.steps = n
         self.decodes = steps["decodes"].astype(np.int64)
-        done = np.zeros(len(steps) + 1, np.int64)
-        np.cumsum(np.where(steps["decodes"] > 0, n, 0), out=done[1:])
-        self.done_after = done[1:]
+        decoding = self.decodes > 0
+        self.rows = np.flatnonzero(decoding)
+        self.done_after = np.cumsum(n * decoding)
+        self._upto = np.cumsum(decoding)
 
     def next_row(self, row: NDArray[Any]) -> NDArray[np.int64]:
         """Index into `rows` of the first row with decodes after each given row."""
-        return np.searchsorted(self.rows, row, side="right")
+        upto: NDArray[np.int64] = self._upto[row]
+        return upto
 
 
 def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
@@ -103,9 +104,9 @@ def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
     in the queue and its recomputation.
     """
     rows = it.rows
-    fresh = spans[spans["tokens"] > 1]
-    joined = it.next_row(fresh["first_token"])
-    first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh["first_token"]]
+    fresh = spans["first_token"][spans["tokens"] > 1]
+    joined = it.next_row(fresh)
+    first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh]
     veterans = it.decodes[rows] - np.bincount(joined, minlength=len(rows))
     # The first row with decodes has no veterans, so it matters not that its gap reaches back to nothing.
     kept = np.flatnonzero(veterans)

@@ -82,7 +82,8 @@ class ModelledExecutor:
                 if steps is None or first < steps:
                     steps = first
             assert steps is not None, "a plan without end in which nobody decodes"
-        pieces = self._pieces(plan.chunks, action.decodes, action.context, steps)
+        time = self._pieces
+        pieces = time(plan.chunks, action.decodes, action.context, steps)
         spent, slope_ns, n = pieces[0]
         if n > 1:
             spent = n * spent + slope_ns * (n * (n - 1) // 2)
@@ -188,16 +189,18 @@ def _beyond(piece: Piece, spent: float, wanted: int) -> tuple[int, float]:
     `spent` is where it stands before the first of them.
     """
     first, slope, steps = piece
-    x = wanted + 0.5 - spent
-    if slope > 0:
+    # Steps that end short of half a nanosecond beyond `wanted`, hence are over: the root of a quadratic, in the form that
+    # also holds for a slope of 0. The boundaries themselves, rounded as ever, decide from there.
+    x = wanted + 0.499 - spent
+    n = 1
+    if x > 0:
         b = first - slope / 2
-        n = int(((b * b + 2 * slope * x) ** 0.5 - b) / slope) if x > 0 else 0
-    else:
-        n = int(x / first)
-    # So many are over by then, or one fewer that ends at the instant itself: the boundaries decide.
-    n = 1 if n < 1 else steps if n > steps else n
+        square = b * b + 2 * slope * x
+        n += int(2 * x / (b + square**0.5)) if square > 0 else steps
     while True:
+        if n > steps:
+            n = steps
         end = spent + n * first + slope * (n * (n - 1) // 2)
-        if n == steps or int(end + 0.5) > wanted:
+        if n == steps or end + 0.5 >= wanted + 1:
             return n, end
         n += 1
