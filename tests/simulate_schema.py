@@ -61,6 +61,7 @@ class Summary(Strict):
     tokens_out: int
     throughput_tokens_per_s: float | None
     preemptions: int
+    forced: int
     ttft_s: Distribution
     tbt_s: Distribution
     tpot_s: Distribution

@@ -46,7 +46,6 @@ def test_a_chunk_has_tokens_and_no_more_than_are_known() -> None:
 def test_the_last_chunk_and_no_other_names_a_cohort() -> None:
     broken("names a cohort", chunks(Chunk(0, 0, 8, 8)))
     broken("names a cohort", chunks(Chunk(0, 0, 4, 8, ALL)))
-    broken("names a cohort", chunks(Chunk(0, 0, 8, 8, "nobody")))
 
 
 def test_an_early_chunk_names_no_cohort_not_even_an_unknown_one() -> None:

@@ -33,7 +33,7 @@ def check_chunk(chunk: Chunk, repeat: int, resident: Resident, state: InstanceSt
             f"request {chunk.request}: chunk {chunk.start}+{chunk.tokens} x {repeat}, "
             f"but {resident.computed} of {known} tokens are computed"
         )
-    if chunk.joins not in state.cohorts if end == known else chunk.joins is not None:
+    if (end == known) != (chunk.joins is not None):
         raise PlanError(f"request {chunk.request}: the last chunk, and no other, names a cohort to join")
     if repeat > 1 and end == known:
         raise PlanError(f"request {chunk.request}: a plan with a last chunk runs once")

@@ -7,10 +7,13 @@ takes or an answer will be.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from phasewise.control.check import check_chunk, check_chunks, check_flights, check_preempted, find_waiting
 from phasewise.control.lane import Lane
 from phasewise.control.ports import Handlers
-from phasewise.core.action import Action, Forget, Interrupt, Run, WakeAt
+from phasewise.core.action import Action, Forget, Interrupt, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
 from phasewise.core.event import StepDone, Woken
 from phasewise.core.kv import BlockLedger
@@ -35,7 +38,7 @@ class InstanceControl:
             Cancel: self._cancel,
             Woken: self._woken,
         }
-        self._plan = batcher.plan
+        self._plan: Callable[[InstanceState, int], tuple[Any, ...]] = batcher.plan
         self._ledger = ledger
         self._lanes = {i: Lane() for i in range(lanes)}
         self._alone = lanes == 1
@@ -43,6 +46,7 @@ class InstanceControl:
         self._leaving: dict[int, Resident] = {}
         self._runs = 0
         self._waking = False
+        self._alarm_ns = -1
         self._groups = self.state.groups
 
     def _submit(self, event: Submit, now_ns: int) -> list[Action]:
@@ -53,9 +57,11 @@ class InstanceControl:
             return [Refused(request.id, event.epoch, reason)]
         if request.id in self._inside:
             raise PlanError(f"request {request.id} is submitted to a replica that it is still inside")
-        resident = Resident(request.id, event.epoch, request.prompt_tokens)
+        resident = Resident(request.id, event.epoch, request.prompt_tokens, request.kind, now_ns)
         self._inside[request.id] = resident
-        self.state.waiting.append(resident)
+        state = self.state
+        state.waiting.append(resident)
+        state.arrived_ns = now_ns
         return self._nudge(now_ns, True)
 
     def _cancel(self, event: Cancel, now_ns: int) -> list[Action]:
@@ -98,7 +104,8 @@ class InstanceControl:
         if run is None or run.id != event.run:
             raise PlanError(f"run {event.run} is reported done on lane {event.lane}, which is not running it")
         lane.run = None
-        state, ledger, plan = self.state, self._ledger, run.plan
+        state, ledger = self.state, self._ledger
+        state.last = plan = run.plan
         pieces = event.pieces
         steps = pieces[0][2] if len(pieces) == 1 else sum(piece[2] for piece in pieces)
         for cohort in lane.cohorts:
@@ -111,7 +118,7 @@ class InstanceControl:
             resident.computed += chunk.tokens * steps
             if chunk.joins is not None:
                 del state.prefilling[chunk.request]
-                state.cohorts[chunk.joins].join(resident)
+                (state.cohorts.get(chunk.joins) or state.open(chunk.joins)).join(resident)
         out: list[Action] = []
         if event.ended:
             for request in event.ended:
@@ -163,15 +170,22 @@ class InstanceControl:
         # A callable kept in an attribute is slow to call as a method, here and in the executor.
         planned = self._plan
         for plan in planned(state, now_ns):
+            lane = self._lanes.get(plan.lane)
+            if lane is None or lane.run is not None:
+                if isinstance(plan, WakeAt):
+                    self._set_alarm(plan, now_ns, out)
+                    continue
+                if isinstance(plan, Regroup):
+                    self._regroup(plan)
+                    out.append(plan)
+                    continue
+                raise PlanError(f"there is no lane {plan.lane}" if lane is None else f"lane {plan.lane} is not free")
             if not alone:
                 check_flights(plan, state, self._lanes.values())
             if plan.preempt:
                 self._preempt(plan)
             if plan.chunks:
                 self._place(plan)
-            lane = self._lanes.get(plan.lane)
-            if lane is None or lane.run is not None:
-                raise PlanError(f"there is no lane {plan.lane}" if lane is None else f"lane {plan.lane} is not free")
             lane.cohorts = cohorts = self._groups.get(plan.cohorts) or state.group(plan.cohorts)
             decodes = context = 0
             for cohort in cohorts:
@@ -186,6 +200,30 @@ class InstanceControl:
             self._runs += 1
             out.append(run)
         return out
+
+    def _set_alarm(self, alarm: WakeAt, now_ns: int, out: list[Action]) -> None:
+        """Pass on when the batcher wants to be asked again, once for each instant."""
+        if alarm.at_ns <= now_ns:
+            raise PlanError(f"the batcher asks to be woken at {alarm.at_ns} ns, and it is {now_ns} ns already")
+        if alarm.at_ns != self._alarm_ns:
+            self._alarm_ns = alarm.at_ns
+            out.append(alarm)
+
+    def _regroup(self, plan: Regroup) -> None:
+        """Move decoding residents to other cohorts."""
+        state = self.state
+        flying = [cohort for lane in self._lanes.values() if lane.run is not None for cohort in lane.cohorts]
+        for request, name in plan.moves:
+            resident = state.running.get(request)
+            if resident is None or resident.cohort is None:
+                raise PlanError(f"request {request} is to change its cohort but does not decode")
+            cohort = state.cohorts.get(name) or state.open(name)
+            if resident.cohort in flying or cohort in flying:
+                raise PlanError(f"request {request} is to change its cohort in flight")
+            resident.cohort.leave(resident)
+            # Leaving counts the token of the step that it joined after; it joined before.
+            resident.generated -= 1
+            cohort.join(resident)
 
     def _spend(self, repeat: int | None, cohorts: tuple[Cohort, ...]) -> int | None:
         """How often a plan may repeat that would do so `repeat` times: clamped to the blocks that are left.

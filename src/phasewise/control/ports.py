@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from phasewise.core.action import Action, Ended, Forget, Interrupt, Run, WakeAt
+from phasewise.core.action import Action, Ended, Forget, Interrupt, Regroup, Run, WakeAt
 
 
 class Clock(Protocol):
@@ -48,6 +48,8 @@ class Executor(Protocol):
     """What runs the steps of one replica, and answers every `Run` with one `StepDone`."""
 
     def run(self, action: Run) -> None: ...
+
+    def regroup(self, action: Regroup) -> None: ...
 
     def interrupt(self, action: Interrupt) -> None: ...
 

@@ -46,10 +46,24 @@ class Forget(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
     request: int
 
 
+class Regroup(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=25):
+    """To the executor: before the next run, each of these `(request, cohort)` decodes in another cohort than so far.
+
+    A batcher plans one in front of the steps that it is for. It takes up no lane.
+    """
+
+    moves: tuple[tuple[int, str], ...]
+    lane: int = -1
+
+
 class WakeAt(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
-    """To the clock: send `Woken` at this instant, after everything else that happens then."""
+    """To the clock: send `Woken` at this instant, after everything else that happens then.
+
+    A batcher may plan one in place of steps: ask again then, if nothing has changed before. It takes up no lane.
+    """
 
     at_ns: int
+    lane: int = -1
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
@@ -61,4 +75,4 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
     reason: str = ""
 
 
-Action = Run | Interrupt | Forget | WakeAt | Ended | Submit | Cancel | Refused | Finished | Cancelled
+Action = Run | Regroup | Interrupt | Forget | WakeAt | Ended | Submit | Cancel | Refused | Finished | Cancelled

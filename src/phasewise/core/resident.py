@@ -14,15 +14,30 @@ class Resident:
 
     `known` tokens must be computed before the next one can be emitted: the prompt, and after a preemption the tokens
     generated until then as well. While it decodes in a cohort, `computed`, `generated` and `blocks` stand as they were
-    when it joined; the cohort's clock says how far it has come since.
+    when it joined; the cohort's clock says how far it has come since. `kind` is the request's class, `since_ns` when it came.
     """
 
-    __slots__ = ("blocks", "cohort", "computed", "epoch", "generated", "grows", "id", "joined", "known", "prompt")
+    __slots__ = (
+        "blocks",
+        "cohort",
+        "computed",
+        "epoch",
+        "generated",
+        "grows",
+        "id",
+        "joined",
+        "kind",
+        "known",
+        "prompt",
+        "since_ns",
+    )
 
-    def __init__(self, id: int, epoch: int, prompt: int) -> None:
+    def __init__(self, id: int, epoch: int, prompt: int, kind: str = "", since_ns: int = 0) -> None:
         self.id = id
         self.epoch = epoch
         self.prompt = prompt
+        self.kind = kind
+        self.since_ns = since_ns
         self.known = prompt
         self.computed = 0
         self.generated = 0
@@ -87,6 +102,10 @@ class Cohort:
     def computed(self, resident: Resident) -> int:
         """Tokens of context that a member has computed by now."""
         return resident.computed + self.clock - resident.joined
+
+    def generated(self, resident: Resident) -> int:
+        """Output tokens that a member has emitted by now."""
+        return resident.generated + self.clock - resident.joined + 1
 
     def crossing(self, step: int) -> int:
         """Blocks that the members need for exactly their `step`-th step from now, counted from 1."""

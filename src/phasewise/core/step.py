@@ -33,7 +33,8 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     front of the queue). `repeat` is how many identical iterations may run without asking again (None: until a resident
     ends or the blocks are full). In each of them every chunk moves on by its `tokens`; a plan with a prompt's last chunk
     runs once. `closed` promises that no arrival can change this plan before a resident ends or the plan does, so that
-    none need interrupt it.
+    none need interrupt it. `forced` marks a plan that the policy's published rule would not have made yet: an addition of ours
+    (a longest wait) did, and the summary counts such plans.
     """
 
     chunks: tuple[Chunk, ...] = ()
@@ -42,6 +43,7 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     repeat: int | None = 1
     closed: bool = False
     lane: int = 0
+    forced: bool = False
 
 
 def moved_on(chunk: Chunk, steps: int) -> Chunk:

@@ -7,18 +7,32 @@ from collections import deque
 from phasewise.core.errors import PlanError
 from phasewise.core.kv import BlockLedger
 from phasewise.core.resident import Cohort, Resident
-from phasewise.core.step import ALL
+from phasewise.core.step import ALL, StepPlan
+
+_MOST_COHORTS = 64  # a row of the log's columns has a bit for each
 
 
 class InstanceState:
     """The live face of one replica for its own batcher.
 
     `waiting`: the queue, first come first, the preempted at its front. `running`: residents with blocks, in the order of
-    admission; `prefilling`: those of them with tokens still to compute. `cohorts`: the decoding residents by group; `groups`
-    keeps those found by `group`.
+    admission; `prefilling`: those of them with tokens still to compute. `cohorts`: the decoding residents by group, opened
+    when a last chunk first names it; `groups` keeps those found by `group`. `last` is the plan that ran last, `arrived_ns`
+    when the last request came.
     """
 
-    __slots__ = ("cohorts", "free_lanes", "groups", "ledger", "max_context", "prefilling", "running", "waiting")
+    __slots__ = (
+        "arrived_ns",
+        "cohorts",
+        "free_lanes",
+        "groups",
+        "last",
+        "ledger",
+        "max_context",
+        "prefilling",
+        "running",
+        "waiting",
+    )
 
     def __init__(self, ledger: BlockLedger, max_context: int) -> None:
         self.ledger = ledger
@@ -28,7 +42,16 @@ class InstanceState:
         self.prefilling: dict[int, Resident] = {}
         self.cohorts: dict[str, Cohort] = {ALL: Cohort(ALL, ledger.block_tokens)}
         self.free_lanes: tuple[int, ...] = (0,)
+        self.last: StepPlan | None = None
+        self.arrived_ns = -1
         self.groups: dict[tuple[str, ...], tuple[Cohort, ...]] = {}
+
+    def open(self, name: str) -> Cohort:
+        """A new cohort, for the first chunk that names it. PlanError beyond 64 of them."""
+        if len(self.cohorts) == _MOST_COHORTS:
+            raise PlanError(f"cohort '{name}' would be the {_MOST_COHORTS + 1}th; a replica keeps {_MOST_COHORTS}")
+        self.cohorts[name] = Cohort(name, self.ledger.block_tokens)
+        return self.cohorts[name]
 
     def group(self, names: tuple[str, ...]) -> tuple[Cohort, ...]:
         """The cohorts of these names; PlanError if there is none of a name, or one is named twice."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from phasewise.core.action import Regroup, WakeAt
 from phasewise.core.request import Request
 from phasewise.core.step import StepPlan
 from phasewise.core.view import ClusterView, InstanceState
+
+Planned = StepPlan | Regroup | WakeAt
 
 
 class Batcher(Protocol):
@@ -17,8 +20,11 @@ class Batcher(Protocol):
         """Share of the blocks that an admission leaves free; it bounds the longest context that can be served."""
         ...
 
-    def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
-        """One plan for each lane that should run; `()` waits until something changes."""
+    def plan(self, state: InstanceState, now_ns: int) -> tuple[Planned, ...]:
+        """One plan for each lane that should run; `()` waits until something changes, a `WakeAt` until then at the latest.
+
+        A `Regroup` in front of a plan moves decoding residents to other cohorts first.
+        """
         ...
 
 

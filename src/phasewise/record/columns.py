@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phasewise.core.action import Action, Ended, Forget, Outcome, Run
+from phasewise.core.action import Action, Ended, Forget, Outcome, Regroup, Run
 from phasewise.core.event import Arrived, StepDone
 from phasewise.core.step import Piece, total_ns
 
@@ -41,10 +41,15 @@ STEPS = np.dtype(
         ("steps", "<i4"),
         ("decodes", "<i4"),
         ("prefill", "<i4"),
+        ("cohorts", "<u8"),
         ("lane", "<i2"),
+        ("forced", "u1"),
     ]
 )
-"""`steps` iterations from start to end, each `slope_ns` longer than the one before; `decodes` and `prefill` tokens in each."""
+"""`steps` iterations from start to end, each `slope_ns` longer than the one before; `decodes` and `prefill` tokens in each.
+
+Bit i of `cohorts` stands for the i-th cohort that the replica's log names; `forced` plans are 1.
+"""
 
 SPANS = np.dtype(
     [
@@ -53,17 +58,23 @@ SPANS = np.dtype(
         ("first_token", "<i4"),
         ("last", "<i4"),
         ("tokens", "<i4"),
+        ("cohort", "u1"),
         ("left", "u1"),
     ]
 )
 """Rows of `steps` by index in the replica (-1: no token yet); `left` is how the stay ended."""
 
-FINISHED, PREEMPTED, CANCELLED, STILL = range(4)
-"""Values of `left`."""
+FINISHED, PREEMPTED, CANCELLED, STILL, MOVED = range(5)
+"""Values of `left`. MOVED: to another cohort of the replica.
 
+The next span of a moved request continues it: `first_chunk` is the row from which it counts, `first_token` the earlier row of
+the last token before, and `tokens` those after.
+"""
+
+_CONTINUES = -2  # the first token of a span that continues another, until all its rows are known
 _REQUEST = struct.Struct("<iqqiiB").pack
-_STEP = struct.Struct("<qqdiiih").pack
-_SPAN = struct.Struct("<iiiiiB").pack
+_STEP = struct.Struct("<qqdiiiQhB").pack
+_SPAN = struct.Struct("<iiiiiBB").pack
 
 
 class ClusterColumns:
@@ -98,8 +109,10 @@ class InstanceColumns:
         self._spans = bytearray()
         self._row = 0
         self._runs: dict[int, tuple[int, Run]] = {}
-        # request -> [row of the first chunk, row of the first token]
-        self._stays: dict[int, tuple[int, int]] = {}
+        # request -> [row of the first chunk, row of the first token, cohort]
+        self._stays: dict[int, tuple[int, int, int]] = {}
+        self._index: dict[str, int] = {}
+        self._bits: dict[tuple[str, ...], int] = {}
 
     def fold(self, records: Iterable[Record]) -> None:
         """Take in a batch of records. One long loop: it runs once an event, and calls would add to each.
@@ -107,6 +120,7 @@ class InstanceColumns:
         Spans are written with the row after which they are over; `tables` counts their tokens.
         """
         runs, stays, rows, spans, row = self._runs, self._stays, self._steps, self._spans, self._row
+        named, bits = None, 0
         for at_ns, event, actions in records:
             if type(event) is StepDone:
                 lane = event.lane
@@ -117,22 +131,27 @@ class InstanceColumns:
                     start = self._all_but_last(start, run, pieces)
                     row += len(pieces) - 1
                 prefill = 0
-                chunks = run.plan.chunks
+                plan = run.plan
+                if plan.cohorts is not named:
+                    named = plan.cohorts
+                    bits = self._bits_of(named)
+                chunks = plan.chunks
                 if chunks:
                     for chunk in chunks:
                         request = chunk.request
                         prefill += chunk.tokens
                         if chunk.joins is not None:
                             stay = stays.get(request)
-                            stays[request] = (first_row if stay is None else stay[0], row)
+                            cohort = self._index_of(chunk.joins)
+                            stays[request] = (first_row if stay is None else stay[0], row, cohort)
                         elif request not in stays:
-                            stays[request] = (first_row, -1)
+                            stays[request] = (first_row, -1, 0)
                 _, slope, steps = pieces[-1]
-                rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, lane)
+                rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, bits, lane, plan.forced)
                 if event.ended:
                     for request in event.ended:
-                        first_chunk, first_token = stays.pop(request)
-                        spans += _SPAN(request, first_chunk, first_token, row, 0, FINISHED)
+                        first_chunk, first_token, cohort = stays.pop(request)
+                        spans += _SPAN(request, first_chunk, first_token, row, 0, cohort, FINISHED)
                 row += 1
             for action in actions:
                 kind = type(action)
@@ -142,6 +161,10 @@ class InstanceColumns:
                     if plan.preempt:
                         for request in plan.preempt:
                             spans += self._cut(request, row, PREEMPTED)
+                elif kind is Regroup:
+                    for request, name in action.moves:  # type: ignore[union-attr]
+                        spans += self._cut(request, row, MOVED)
+                        stays[request] = (row, _CONTINUES, self._index_of(name))
                 elif kind is Forget:
                     spans += self._cut(action.request, row, CANCELLED)  # type: ignore[union-attr, arg-type]
         self._row = row
@@ -149,31 +172,69 @@ class InstanceColumns:
     def tables(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """`steps` and `spans` so far; stays that are not over are STILL."""
         steps = np.frombuffer(bytes(self._steps), STEPS)
-        still = b"".join(_SPAN(r, chunk, token, self._row - 1, 0, STILL) for r, (chunk, token) in self._stays.items())
-        spans = np.frombuffer(self._spans + still, SPANS)
-        decoding = steps["decodes"] > 0
-        iterations = np.cumsum(np.where(decoding, steps["steps"], 0))
-        decoded = np.maximum.accumulate(np.where(decoding, np.arange(len(steps)), -1))
-        begun = np.flatnonzero(spans["first_token"] >= 0)
-        first, last = spans["first_token"][begun], spans["last"][begun]
-        spans["tokens"][begun] = 1 + iterations[last] - iterations[first]
+        still = [_SPAN(r, c, t, self._row - 1, 0, cohort, STILL) for r, (c, t, cohort) in self._stays.items()]
+        spans = np.frombuffer(self._spans + b"".join(still), SPANS)
+        token = spans["first_token"] >= 0
+        over = spans["last"].copy()
         spans["last"] = -1
-        spans["last"][begun] = np.maximum(first, decoded[last])
-        return steps, spans
+        chained = np.flatnonzero(spans["first_token"] == _CONTINUES)
+        for cohort in range(len(self._index)):
+            decoding = (steps["cohorts"] & np.uint64(1 << cohort)) > 0
+            iterations = np.cumsum(np.where(decoding, steps["steps"], 0))
+            decoded = np.maximum.accumulate(np.where(decoding, np.arange(len(steps)), -1))
+            mine = np.flatnonzero(token & (spans["cohort"] == cohort))
+            first, last = spans["first_token"][mine], over[mine]
+            spans["tokens"][mine] = 1 + iterations[last] - iterations[first]
+            spans["last"][mine] = np.maximum(first, decoded[last])
+            for i in chained[spans["cohort"][chained] == cohort].tolist() if len(chained) else ():
+                begin = int(spans["first_chunk"][i])
+                since = int(iterations[begin - 1])
+                spans["tokens"][i] = int(iterations[over[i]]) - since if over[i] >= begin else 0
+                spans["last"][i] = int(decoded[over[i]]) if spans["tokens"][i] else -1
+        return steps, _chain(spans, chained)
+
+    def _index_of(self, cohort: str) -> int:
+        """Which cohort of this replica it is, counted by first mention."""
+        return self._index.setdefault(cohort, len(self._index))
+
+    def _bits_of(self, cohorts: tuple[str, ...]) -> int:
+        found = self._bits.get(cohorts)
+        if found is None:
+            found = self._bits[cohorts] = sum(1 << self._index_of(name) for name in cohorts)
+        return found
 
     def _all_but_last(self, start: int, run: Run, pieces: tuple[Piece, ...]) -> int:
         """Write every piece of a run but the last; the start of that one."""
         spent = 0.0
         begun = start
         prefill = sum(chunk.tokens for chunk in run.plan.chunks)
+        bits = self._bits_of(run.plan.cohorts)
         for piece in pieces[:-1]:
             spent += total_ns(piece, piece[2])
             end = begun + int(spent + 0.5)
-            self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, prefill, run.plan.lane)
+            plan = run.plan
+            self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, prefill, bits, plan.lane, plan.forced)
             start = end
         return start
 
     def _cut(self, request: int, row: int, left: int) -> bytes:
         """The span of a stay that ends before its time; nothing for one cancelled between two stays."""
         stay = self._stays.pop(request, None)
-        return b"" if stay is None else _SPAN(request, *stay, row - 1, 0, left)
+        if stay is None:
+            return b""
+        first_chunk, first_token, cohort = stay
+        return _SPAN(request, first_chunk, first_token, row - 1, 0, cohort, left)
+
+
+def _chain(spans: NDArray[Any], chained: NDArray[np.int64]) -> NDArray[Any]:
+    """Give each continuing span the row of the last token before it."""
+    if len(chained):
+        order = np.argsort(spans["request"], kind="stable")
+        before = np.empty(len(spans), np.int64)
+        before[order[1:]] = order[:-1]
+        for i in chained.tolist():
+            last = int(spans["last"][before[i]])
+            spans["first_token"][i] = last
+            if spans["last"][i] < 0:
+                spans["last"][i] = last
+    return spans

@@ -74,9 +74,12 @@ class Mixture:
 
 
 class Iterations:
-    """The decode iterations of one replica: where each row's first one ends, and which rows have any."""
+    """The decode iterations of one cohort: where each row's first one ends, and which rows have any.
 
-    def __init__(self, steps: NDArray[Any]) -> None:
+    `decodes` is how many of its members decode in each row; of a replica's only cohort the rows themselves say so.
+    """
+
+    def __init__(self, steps: NDArray[Any], decodes: NDArray[np.int64] | None = None) -> None:
         n = steps["steps"].astype(np.int64)
         self.slope: Floats = steps["slope_ns"]
         self.end_ns = steps["end_ns"]
@@ -84,7 +87,7 @@ class Iterations:
         self.first_ns: Floats = (spent - self.slope * (n * (n - 1) / 2)) / n
         self.first_end_ns: Floats = steps["start_ns"] + self.first_ns
         self.steps = n
-        self.decodes = steps["decodes"].astype(np.int64)
+        self.decodes = steps["decodes"].astype(np.int64) if decodes is None else decodes
         decoding = self.decodes > 0
         self.rows = np.flatnonzero(decoding)
         self.done_after = np.cumsum(n * decoding)
@@ -96,43 +99,74 @@ class Iterations:
         return upto
 
 
+Part = tuple[Iterations, NDArray[np.int64]]
+
+
+def by_cohort(steps: NDArray[Any], spans: NDArray[Any]) -> list[Part]:
+    """The iterations of each cohort of a replica, and which spans are its own."""
+    cohorts = np.unique(spans["cohort"])
+    if len(cohorts) < 2:
+        return [(Iterations(steps), np.arange(len(spans)))]
+    parts: list[Part] = []
+    for cohort in cohorts.tolist():
+        mine = np.flatnonzero(spans["cohort"] == cohort)
+        begun = spans[mine][spans["first_token"][mine] >= 0]
+        change = np.bincount(_since(begun) + 1, minlength=len(steps) + 1)
+        change -= np.bincount(begun["last"] + 1, minlength=len(steps) + 1)
+        running = (steps["cohorts"] & np.uint64(1 << cohort)) > 0
+        parts.append((Iterations(steps, np.cumsum(change)[: len(steps)] * running), mine))
+    return parts
+
+
+def _continues(spans: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which spans continue an earlier one of their request, in another cohort."""
+    after: NDArray[np.bool_] = (spans["first_token"] >= 0) & (spans["first_chunk"] > spans["first_token"])
+    return after
+
+
+def _since(spans: NDArray[Any]) -> NDArray[np.int64]:
+    """The row after which each span's decode iterations begin."""
+    since: NDArray[np.int64] = np.maximum(spans["first_token"], spans["first_chunk"] - 1)
+    return since
+
+
 def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
-    """All gaps between consecutive tokens of one request on one replica, in nanoseconds.
+    """The gaps between consecutive tokens within the stays of one cohort, in nanoseconds.
 
     Three kinds: a request's first gap, from the end of the row of its first token to its first decode; the gap to a row's
-    first iteration, for all who were decoding before; and the gaps inside a leap. A preempted request's gap spans its stay
-    in the queue and its recomputation.
+    first iteration, for all who were decoding before; and the gaps inside a leap.
     """
     rows = it.rows
-    fresh = spans["first_token"][spans["tokens"] > 1]
-    joined = it.next_row(fresh)
-    first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh]
+    fresh = spans[spans["tokens"] > 1 - _continues(spans)]
+    joined = it.next_row(_since(fresh))
+    first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh["first_token"]]
     veterans = it.decodes[rows] - np.bincount(joined, minlength=len(rows))
     # The first row with decodes has no veterans, so it matters not that its gap reaches back to nothing.
     kept = np.flatnonzero(veterans)
     between = it.first_end_ns[rows[kept]] - it.end_ns[rows[kept - 1]]
-    resumed = _resumptions(it, spans)
     leaps = rows[it.steps[rows] > 1]
     slope = it.slope[leaps]
-    alone = len(first_gaps) + len(resumed)
+    alone = len(first_gaps)
     points = alone + len(between)
     return Mixture(
-        np.concatenate([first_gaps, resumed, between, it.first_ns[leaps] + slope]),
+        np.concatenate([first_gaps, between, it.first_ns[leaps] + slope]),
         np.concatenate([np.zeros(points), slope]),
         np.concatenate([np.ones(points, np.int64), it.steps[leaps] - 1]),
         np.concatenate([np.ones(alone, np.int64), veterans[kept], it.decodes[leaps]]),
     )
 
 
-def _resumptions(it: Iterations, spans: NDArray[Any]) -> Floats:
-    """From the last token before a preemption to the first one after it."""
-    if not (spans["left"] == PREEMPTED).any():
-        return np.empty(0)
-    stays = spans[spans["tokens"] > 0]
+def resumptions(steps: NDArray[Any], spans: NDArray[Any]) -> Mixture:
+    """The gaps between the stays of one request: from the last token before a preemption to the first one after it, ns.
+
+    They span its time in the queue and its recomputation.
+    """
+    stays = spans[spans["tokens"] > 0] if (spans["left"] == PREEMPTED).any() else spans[:0]
     stays = stays[np.argsort(stays["request"], kind="stable")]
-    again = np.flatnonzero(stays["request"][1:] == stays["request"][:-1])
-    waited: Floats = (it.end_ns[stays["first_token"][again + 1]] - it.end_ns[stays["last"][again]]).astype(np.float64)
-    return waited
+    again = np.flatnonzero((stays["request"][1:] == stays["request"][:-1]) & ~_continues(stays)[1:])
+    waited = steps["end_ns"][stays["first_token"][again + 1]] - steps["end_ns"][stays["last"][again]]
+    once = np.ones(len(again), np.int64)
+    return Mixture(waited.astype(np.float64), np.zeros(len(again)), once, once)
 
 
 def latest_tokens(it: Iterations, spans: NDArray[Any], delivered: NDArray[np.int64], tpot_ns: float) -> Floats:
@@ -147,11 +181,12 @@ def latest_tokens(it: Iterations, spans: NDArray[Any], delivered: NDArray[np.int
     lateness = np.maximum(it.first_end_ns[rows] - (done - steps + 1) * tpot_ns, it.end_ns[rows] - done * tpot_ns)
     out = np.full(len(spans), -np.inf)
     some = np.flatnonzero(spans["tokens"] > 0)
-    first = spans["first_token"][some]
-    before = it.done_after[first] - delivered[some]
-    out[some] = it.end_ns[first] - delivered[some] * tpot_ns
-    many = spans["tokens"][some] > 1
-    begin = it.next_row(first[many])
+    goes_on = _continues(spans)[some]
+    since = _since(spans)[some]
+    before = it.done_after[since] - (delivered[some] - goes_on)
+    out[some] = np.where(goes_on, -np.inf, it.end_ns[since] - delivered[some] * tpot_ns)
+    many = spans["tokens"][some] > 1 - goes_on
+    begin = it.next_row(since[many])
     end = it.next_row(spans["last"][some][many])
     out[some[many]] = np.maximum(out[some[many]], _range_max(lateness, begin, end) + before[many] * tpot_ns)
     return out

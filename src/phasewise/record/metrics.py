@@ -20,7 +20,7 @@ from phasewise.core.action import Outcome
 from phasewise.core.spec import Slo
 from phasewise.core.units import NS_PER_S
 from phasewise.record.columns import PREEMPTED
-from phasewise.record.gaps import Iterations, Mixture, latest_tokens, token_gaps
+from phasewise.record.gaps import Mixture, by_cohort, latest_tokens, resumptions, token_gaps
 from phasewise.record.header import Header, Tables
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ class Scored:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
-        self.iterations = [Iterations(s) for s in tables.steps]
+        self.parts = [by_cohort(steps, spans) for steps, spans in zip(tables.steps, tables.spans, strict=True)]
         self.spans = _merge(tables.spans)
         replica = np.repeat(np.arange(len(tables.spans)), [len(s) for s in tables.spans])
         order = np.argsort(self.spans["request"], kind="stable")
@@ -56,11 +56,15 @@ class Scored:
         gaps = done["tokens"] - 1
         self.tpot_s = np.full(len(done), np.nan)
         np.divide((self._last_token - self._first_token)[ids] / NS_PER_S, gaps, out=self.tpot_s, where=gaps > 0)
-        pairs = zip(self.iterations, tables.spans, strict=True)
-        gaps_ns = Mixture.pooled([token_gaps(it, spans) for it, spans in pairs])
+        gaps_ns = Mixture.pooled([gap for replica in range(len(tables.spans)) for gap in self._gaps(replica)])
         tbt_ns = {"mean": gaps_ns.mean, **dict(zip(SHARES, gaps_ns.quantiles(list(SHARES.values())), strict=True))}
         self.tbt_s = {name: _number(value / NS_PER_S) for name, value in tbt_ns.items()}
         self.last_token_ns = int(self._last_token.max(initial=-1))
+
+    def _gaps(self, replica: int) -> list[Mixture]:
+        """All gaps between tokens of one replica, nanoseconds."""
+        steps, spans = self.tables.steps[replica], self.tables.spans[replica]
+        return [token_gaps(it, spans[mine]) for it, mine in self.parts[replica]] + [resumptions(steps, spans)]
 
     def _place(self) -> None:
         """The instants of each request, from its spans in order: the first chunk and token of all, the last token of all."""
@@ -82,8 +86,10 @@ class Scored:
         """For each finished request, the largest `t_i - i * tpot_ns` over its tokens."""
         delivered = self._delivered()
         out = np.full(len(self._first_token), -np.inf)
-        for i, (it, spans) in enumerate(zip(self.iterations, self.tables.spans, strict=True)):
-            np.maximum.at(out, spans["request"], latest_tokens(it, spans, delivered[self._replica == i], tpot_ns))
+        for i, (parts, spans) in enumerate(zip(self.parts, self.tables.spans, strict=True)):
+            before = delivered[self._replica == i]
+            for it, mine in parts:
+                np.maximum.at(out, spans["request"][mine], latest_tokens(it, spans[mine], before[mine], tpot_ns))
         latest: Floats = out[self.requests["request"]]
         return latest
 
@@ -184,6 +190,7 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
         "tokens_out": tokens_out,
         "throughput_tokens_per_s": tokens_out / busy_s if busy_s > 0 else None,
         "preemptions": int((spans["left"] == PREEMPTED).sum()),
+        "forced": int(steps["forced"].sum()),
         "ttft_s": distribution(scored.ttft_s),
         "tbt_s": scored.tbt_s,
         "tpot_s": distribution(scored.tpot_s),

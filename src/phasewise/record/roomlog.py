@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from phasewise.core.action import Ended, Forget, Interrupt, Run, WakeAt
+from phasewise.core.action import Ended, Forget, Interrupt, Regroup, Run, WakeAt
 from phasewise.core.errors import LogError
 from phasewise.core.event import Arrived, Gone, StepDone, Woken
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
@@ -26,7 +26,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _Line = tuple[
     int,
     Arrived | Gone | StepDone | Woken | Submit | Cancel | Refused | Finished | Cancelled,
-    list[Run | Interrupt | Forget | WakeAt | Ended | Submit | Cancel | Refused | Finished | Cancelled],
+    list[Run | Regroup | Interrupt | Forget | WakeAt | Ended | Submit | Cancel | Refused | Finished | Cancelled],
 ]
 _decode = msgspec.msgpack.Decoder(list[_Line]).decode
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-from phasewise.core.action import Forget, Interrupt, Run
+from phasewise.core.action import Forget, Interrupt, Regroup, Run
 from phasewise.core.event import StepDone
 from phasewise.core.step import Piece, total_ns
 from phasewise.perf.latency import LatencyModel
@@ -146,6 +146,20 @@ class ModelledExecutor:
         if self._strike(action.request) is None:
             self._left.pop(action.request, None)
 
+    def regroup(self, action: Regroup) -> None:
+        """Move decoding requests to the books of other cohorts."""
+        for request, cohort in action.moves:
+            left = self._strike(request)
+            assert left is not None, "a request is regrouped that does not decode"
+            book = self._book(cohort)
+            heappush(book.ends, (book.clock + left, request))
+
+    def _book(self, cohort: str) -> CohortBook:
+        book = self._books.get(cohort)
+        if book is None:
+            book = self._books[cohort] = CohortBook()
+        return book
+
     def done(self, lane_id: int) -> StepDone:
         """The event that ends the run on a lane, now that its promised instant has come."""
         lane = self.lanes[lane_id]
@@ -176,9 +190,7 @@ class ModelledExecutor:
             left = min(self._output_tokens(request), self._max_context - known)
         if left <= 1:
             return (request,)
-        book = self._books.get(cohort)
-        if book is None:
-            book = self._books[cohort] = CohortBook()
+        book = self._books.get(cohort) or self._book(cohort)
         heappush(book.ends, (book.clock + left - 1, request))
         return ()
 

@@ -19,7 +19,7 @@ from typing import Any
 from phasewise.control.loop import Loop
 from phasewise.control.resolve import resolve
 from phasewise.control.rooms import open_cluster, open_instance
-from phasewise.core.action import Ended, Forget, Interrupt, Run, WakeAt
+from phasewise.core.action import Ended, Forget, Interrupt, Regroup, Run, WakeAt
 from phasewise.core.errors import InputError
 from phasewise.core.event import Arrived, Gone, Woken
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
@@ -130,6 +130,7 @@ class World:
             up = self._to_cluster
             ports: dict[type, Callable[[Any], None]] = {Finished: up, Refused: up, Cancelled: up}
             ports |= {Run: executor.run, Interrupt: executor.interrupt, Forget: executor.forget}
+            ports[Regroup] = executor.regroup
             ports[WakeAt] = self._alarm(i)
             self._executors.append(executor)
             self.instances.append(Loop(open_instance(resolved, i), clock, recorder.instances[i], ports))

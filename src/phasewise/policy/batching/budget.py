@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from phasewise.core.resident import Resident
+from collections.abc import Callable
+
+from phasewise.core.resident import Cohort, Resident
 from phasewise.core.step import ALL, Chunk, StepPlan
 from phasewise.core.view import InstanceState
 
-OPEN = (StepPlan(cohorts=(ALL,), repeat=None),)
-CLOSED = (StepPlan(cohorts=(ALL,), repeat=None, closed=True),)
+ALONE = (ALL,)
+OPEN = (StepPlan(cohorts=ALONE, repeat=None),)
+CLOSED = (StepPlan(cohorts=ALONE, repeat=None, closed=True),)
 """Decode until something happens; in a closed leap no arrival can be that something."""
+
+Size = Callable[[Resident, int], int]
+"""How many tokens the next chunk of a resident's prompt has, where so many of the budget are left; 0 or less: none."""
 
 _NOBODY: dict[int, Resident] = {}
 
@@ -28,39 +34,46 @@ class Budget:
     """What one step may spend, and how much of that is left.
 
     It starts with the free blocks, the token budget and the free seats of a replica, and with the decodes of all residents
-    paid for: one token and the block at hand for each, preempting the last admitted where blocks lack. That is what serving
-    them in order of admission comes to: each takes its block, the last one running is evicted whenever none is free, and
-    whoever is evicted needs none.
+    (or of some `cohorts`) paid for: one token and the block at hand for each, preempting the last admitted where blocks lack.
+    That is what serving them in order of admission comes to: each takes its block, the last one running is evicted whenever
+    none is free, and whoever is evicted needs none.
     """
 
     __slots__ = ("blocks", "decodes", "seats", "state", "tokens", "victims")
 
-    def __init__(self, state: InstanceState, tokens: int, seats: int) -> None:
-        cohort = state.cohorts[ALL]
-        need = cohort.crossing(1)
+    def __init__(
+        self, state: InstanceState, tokens: int, seats: int, cohorts: tuple[Cohort, ...] | None = None
+    ) -> None:
+        if cohorts is None:
+            cohort = state.cohorts[ALL]
+            need = cohort.crossing(1)
+            self.decodes = cohort.count
+        else:
+            need = sum(cohort.crossing(1) for cohort in cohorts)
+            self.decodes = sum(cohort.count for cohort in cohorts)
         self.state = state
-        self.decodes = cohort.count
         self.blocks = blocks = state.ledger.free
         self.seats = seats - len(state.running)
         self.victims = _NOBODY
         if need > blocks:
-            need = self._make_room(need)
+            need = self._make_room(need, (cohort,) if cohorts is None else cohorts)
         self.blocks -= need
         self.tokens = tokens - self.decodes
 
-    def _make_room(self, need: int) -> int:
+    def _make_room(self, need: int, cohorts: tuple[Cohort, ...]) -> int:
         """Preempt from the end of the running until the rest of them find their blocks; how many they need."""
         for resident in reversed(self.state.running.values()):
             if need <= self.blocks:
                 break
             cohort = resident.cohort
-            if cohort is not None:
+            if cohort in cohorts:
+                assert cohort is not None
                 need -= cohort.crosses(resident)
                 self.decodes -= 1
             self._evict(resident)
         return need
 
-    def go_on(self, *, whole: bool) -> list[Chunk]:
+    def go_on(self, *, whole: bool, size: Size | None = None) -> list[Chunk]:
         """Chunks of the prompts in progress, in order of admission, as far as the tokens go.
 
         `whole`: their blocks were allocated with the whole prompt; otherwise they are taken as needed, and a prompt that finds
@@ -70,7 +83,8 @@ class Budget:
         for resident in self.state.prefilling.values():
             if resident.id in self.victims:
                 continue
-            tokens = min(resident.known - resident.computed, self.tokens)
+            left = resident.known - resident.computed
+            tokens = min(left, self.tokens) if size is None else size(resident, self.tokens)
             if tokens <= 0:
                 break
             hold = resident.known
@@ -84,18 +98,18 @@ class Budget:
             chunks.append(self._chunk(resident, hold, tokens))
         return chunks
 
-    def admit(self, chunks: list[Chunk], *, whole: bool, spare: int = 0) -> None:
+    def admit(self, chunks: list[Chunk], *, whole: bool, spare: int = 0, size: Size | None = None) -> None:
         """Add first chunks of the queue, in its order, while tokens, seats and blocks last.
 
         `whole`: the blocks of the whole prompt must be there, with `spare` left over; otherwise those of the chunk.
         """
-        size = self.state.ledger.block_tokens
+        block = self.state.ledger.block_tokens
         for resident in self.state.waiting:
-            if self.tokens <= 0 or self.seats <= 0:
+            tokens = min(resident.known, self.tokens) if size is None else size(resident, self.tokens)
+            if tokens <= 0 or self.seats <= 0:
                 break
-            tokens = min(resident.known, self.tokens)
             hold = resident.known if whole else tokens
-            blocks = -(-hold // size)
+            blocks = -(-hold // block)
             if blocks > self.blocks - spare:
                 break
             self.blocks -= blocks
@@ -113,11 +127,11 @@ class Budget:
         start = resident.computed
         return Chunk(resident.id, start, tokens, hold, ALL if start + tokens == resident.known else None)
 
-    def plans(self, chunks: list[Chunk]) -> tuple[StepPlan, ...]:
-        """The plan that these chunks and the decodes make."""
-        cohorts = (ALL,) if self.decodes else ()
+    def plans(self, chunks: list[Chunk], *, leaps: bool = True) -> tuple[StepPlan, ...]:
+        """The plan that these chunks and the decodes make; without `leaps` a plan with chunks is one iteration."""
+        cohorts = ALONE if self.decodes else ()
         if chunks:
-            alone = not (chunks[0].joins or len(chunks) > 1 or self.tokens > 0 or self.victims)
+            alone = leaps and not (chunks[0].joins or len(chunks) > 1 or self.tokens > 0 or self.victims)
             repeat = self._repeats(chunks[0]) if alone else 1
             victims = tuple(self.victims) if self.victims else ()
             return (StepPlan(tuple(chunks), cohorts, victims, repeat, repeat > 1),)

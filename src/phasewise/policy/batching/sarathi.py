@@ -3,7 +3,15 @@
 Every running decode is in every iteration; what the token budget leaves is filled with chunks, first of prompts in
 progress, then of new ones, whose blocks for the whole prompt are allocated at admission above a watermark. A decode that
 finds no free block preempts the last one running, which is recomputed later from the front of the queue. Decodes alone may
-exceed the budget, as in the paper. Nothing is changed; the ablations and the dynamic chunk schedule are not here yet.
+exceed the budget, as in the paper.
+
+The ablations of its Table 4: `chunked: false` keeps prompts whole beside the decodes, admitting them until the budget is
+used up, which the last one may overrun; `hybrid: false` gives chunks and decodes iterations of their own, in turn. The paper
+names the arms and not their rules, so both rules are reconstructions.
+
+`chunk_stages` turns on the published code's schedule, off by default there too: chunks start at the budget and shrink to
+`chunk_low` in equal stages, in multiples of 32, as the prompt advances. That the stages share out `chunk_span` tokens of the
+prompt, and the default of that, are ours.
 """
 
 from __future__ import annotations
@@ -12,24 +20,72 @@ from typing import Annotated
 
 import msgspec
 
-from phasewise.core.step import StepPlan
+from phasewise.core.resident import Resident
+from phasewise.core.step import ALL, StepPlan
 from phasewise.core.view import InstanceState
-from phasewise.policy.batching.budget import Budget, coast
+from phasewise.policy.batching.budget import ALONE, Budget, Size, coast
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Stall-free batching: at most `token_budget` tokens an iteration, `max_seqs` requests running, `watermark` kept free."""
 
-    token_budget: Annotated[int, msgspec.Meta(ge=1)] = 512
-    max_seqs: Annotated[int, msgspec.Meta(ge=1)] = 128
+    token_budget: Count = 512
+    max_seqs: Count = 128
     watermark: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.01
+    chunked: bool = True
+    hybrid: bool = True
+    chunk_stages: Annotated[int, msgspec.Meta(ge=0)] = 0
+    chunk_low: Count = 128
+    chunk_span: Count = 4096
+
+    def __post_init__(self) -> None:
+        if not (self.chunked or self.hybrid):
+            raise ValueError("with neither chunks nor hybrid batches this is vllm-v0; leave one of them true")
+        if self.chunk_stages and self.chunk_low > self.token_budget:
+            raise ValueError(f"chunk_low ({self.chunk_low}) must be at most token_budget ({self.token_budget})")
 
     def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
         if (decode := coast(state, self.token_budget, self.max_seqs)) is not None:
             return decode
-        budget = Budget(state, self.token_budget, self.max_seqs)
-        chunks = budget.go_on(whole=True)
+        if not self.hybrid:
+            return self._in_turn(state)
+        return self._together(state, Budget(state, self.token_budget, self.max_seqs))
+
+    def _together(self, state: InstanceState, budget: Budget, *, leaps: bool = True) -> tuple[StepPlan, ...]:
+        """Whatever decodes the budget has paid for, and chunks for the rest of it."""
+        size: Size | None = None
+        if not self.chunked:
+            size = _whole
+        elif self.chunk_stages:
+            size, leaps = self._shrinking, False
+        chunks = budget.go_on(whole=True, size=size)
         # Whoever was just preempted heads the queue, and what it held is what was lacking.
         if state.waiting and not budget.victims:
-            budget.admit(chunks, whole=True, spare=state.ledger.watermark)
-        return budget.plans(chunks)
+            budget.admit(chunks, whole=True, spare=state.ledger.watermark, size=size)
+        return budget.plans(chunks, leaps=leaps)
+
+    def _in_turn(self, state: InstanceState) -> tuple[StepPlan, ...]:
+        """Chunks alone, or decodes alone if the last iteration was of chunks."""
+        decodes = state.cohorts[ALL].count
+        if not decodes or state.last is None or not state.last.chunks:
+            prompts = self._together(state, Budget(state, self.token_budget, self.max_seqs, ()), leaps=not decodes)
+            if prompts:
+                return prompts
+        budget = Budget(state, self.token_budget, self.max_seqs)
+        if state.last is not None and state.last.chunks and (state.prefilling or state.waiting):
+            return (StepPlan((), ALONE if budget.decodes else (), tuple(budget.victims)),)
+        return budget.plans([])
+
+    def _shrinking(self, resident: Resident, left: int) -> int:
+        """The chunk that the schedule has for this stage of the prompt, less what the budget has spent already."""
+        stages = self.chunk_stages
+        stage = min(resident.computed * stages // self.chunk_span, stages - 1)
+        drop = (self.token_budget - self.chunk_low) * stage / max(1, stages - 1)
+        most = max(32, round((self.token_budget - drop) / 32) * 32) if stage else self.token_budget
+        return min(resident.known - resident.computed, left - (self.token_budget - most))
+
+
+def _whole(resident: Resident, left: int) -> int:
+    return resident.known - resident.computed if left > 0 else 0

@@ -1,0 +1,163 @@
+"""WAIT: hold requests back until a threshold of a type has gathered, then advance whole cohorts (arXiv 2504.11320).
+
+Two rules, both published. `cohort`, the paper's (section on WAIT): when the replica is free, every type with at least its
+threshold of requests waiting is ready; each ready type is given its threshold of new prompts and one decode step for all its
+residents, and the residents of other types stand still, keeping their blocks. Every stage then holds at most the threshold,
+which bounds the memory. `booking`, the authors' code: a limit on the requests in service is shared out among the types by rate
+times stages; a batch starts when some type has its threshold waiting, or fills up its share, and all residents advance.
+
+A request's type is the class that its client names, never its true length; without `types` all requests are of one. The
+longest wait, `max_wait_s`, is ours and off by default (see `cohorts`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import msgspec
+
+from phasewise.core.action import WakeAt
+from phasewise.core.errors import InputError
+from phasewise.core.resident import Resident
+from phasewise.core.step import ALL, StepPlan
+from phasewise.core.view import InstanceState
+from phasewise.policy.batching.cohorts import decoding, is_late, step, wait
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A type of requests: `prompt` and `output` tokens, `rate` in requests/s; `threshold` overrides the rule's."""
+
+    prompt: Count
+    output: Count
+    rate: Positive
+    threshold: Count | None = None
+
+    @property
+    def stages(self) -> int:
+        """From waiting for its prefill to its last token."""
+        return self.output + 1
+
+    @property
+    def tokens(self) -> float:
+        """KV tokens of one request in every stage."""
+        return self.stages * (self.prompt + self.output / 2)
+
+
+class StepModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds of a step with M tokens of KV in its batch: `base_s + per_token_s * M`; the paper's d0 and d1."""
+
+    base_s: Positive
+    per_token_s: Positive
+
+
+def cohort_tokens(kinds: Iterable[tuple[Kind, int]]) -> float:
+    """KV tokens with `(type, threshold)` requests in every stage of every type: the paper's M."""
+    return sum(n * kind.tokens for kind, n in kinds)
+
+
+def fluid_thresholds(kinds: dict[str, Kind], model: StepModel) -> dict[str, int]:
+    """The least thresholds n found with step time at M(n) below n / rate for every type: a batch ends before the next gathers.
+
+    From the fluid equilibrium, n = rate * step time, rounded up and grown together until whole numbers do. InputError beyond
+    the fluid region, where no threshold is large enough.
+    """
+    load = model.per_token_s * sum(kind.rate * kind.tokens for kind in kinds.values())
+    if load >= 0.999:
+        raise InputError(f"the types bring {load:.0%} of what the step model carries; lower their rates")
+    step_s = model.base_s / (1 - load)
+    while True:
+        n = {name: math.ceil(kind.rate * step_s) for name, kind in kinds.items()}
+        took_s = model.base_s + model.per_token_s * cohort_tokens((kind, n[name]) for name, kind in kinds.items())
+        if all(took_s < n[name] / kind.rate for name, kind in kinds.items()):
+            return n
+        step_s *= 1.01
+
+
+class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Thresholds per type: whole cohorts advance (`rule: cohort`), or up to `total_limit` are in service (`booking`).
+
+    Thresholds of the cohort rule: a type's own, else from `step_model` and the rates, else `threshold`.
+    """
+
+    types: dict[str, Kind] = {}
+    rule: Literal["cohort", "booking"] = "cohort"
+    threshold: Count = 4
+    step_model: StepModel | None = None
+    total_limit: Count = 64
+    max_seqs: Count = 128
+    max_wait_s: Positive | None = None
+
+    def __post_init__(self) -> None:
+        if not self.types and (self.rule == "booking" or self.step_model):
+            raise ValueError("types are missing: the rule 'booking' and thresholds from a step model need their rates")
+        if self.rule == "booking":
+            weight = sum(kind.rate * kind.stages for kind in self.types.values())
+            share = self.total_limit / weight
+            found = {name: max(1, int(share * kind.rate)) for name, kind in self.types.items()}
+        elif self.step_model is not None:
+            found = fluid_thresholds(self.types, self.step_model)
+        else:
+            found = dict.fromkeys(self.types, self.threshold)
+        filled = {name: kind.threshold or found[name] for name, kind in self.types.items()}
+        types = {name: msgspec.structs.replace(kind, threshold=filled[name]) for name, kind in self.types.items()}
+        msgspec.structs.force_setattr(self, "types", types)
+
+    @property
+    def watermark(self) -> float:
+        return 0.0
+
+    def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan | WakeAt, ...]:
+        queued = self._queued(state)
+        wanted = {name: self._wanted(name, state) for name in queued}
+        ready = [name for name, n in wanted.items() if len(queued[name]) >= n]
+        forced = False
+        if is_late(state, now_ns, self.max_wait_s):
+            forced = self._type(state.waiting[0]) not in ready if state.waiting else not ready
+        if not ready and not forced:
+            return wait(state, self.max_wait_s)
+        if forced:
+            ready = list(queued)
+        new = ((resident, name) for name in ready for resident in queued[name][: wanted[name]])
+        whole = forced or self.rule == "booking"
+        plans = step(state, decoding(state, state.cohorts if whole else ready), new, self.max_seqs, forced=forced)
+        return tuple(map(_leap, plans)) if self.rule == "booking" and not forced else plans
+
+    def _type(self, resident: Resident) -> str:
+        if not self.types:
+            return ALL
+        if resident.kind not in self.types:
+            known = ", ".join(self.types)
+            raise InputError(f"request {resident.id} is of class '{resident.kind}'; batcher wait has types {known}")
+        return resident.kind
+
+    def _queued(self, state: InstanceState) -> dict[str, list[Resident]]:
+        """The first of each type in the queue, up to its threshold."""
+        left = {name: kind.threshold or self.threshold for name, kind in self.types.items()} or {ALL: self.threshold}
+        found: dict[str, list[Resident]] = {name: [] for name in left}
+        for resident in state.waiting:
+            name = self._type(resident)
+            if left[name]:
+                found[name].append(resident)
+                left[name] -= 1
+                if not any(left.values()):
+                    break
+        return found
+
+    def _wanted(self, name: str, state: InstanceState) -> int:
+        """How many of a type must wait for it to be ready, and are taken then."""
+        if self.rule == "cohort":
+            return self.threshold if not self.types else self.types[name].threshold or self.threshold
+        kind, cohort = self.types[name], state.cohorts.get(name)
+        weight = sum(other.rate * other.stages for other in self.types.values())
+        share = max(1, int(self.total_limit * kind.rate * kind.stages / weight))
+        return max(0, min(kind.threshold or 1, share - (cohort.count if cohort is not None else 0)))
+
+
+def _leap(plan: StepPlan) -> StepPlan:
+    """A step of decodes alone goes on until something changes: a share that is full stays so until a resident ends."""
+    return plan if plan.chunks or plan.preempt else msgspec.structs.replace(plan, repeat=None)
