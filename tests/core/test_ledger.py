@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from phasewise.core.errors import PlanError
 from phasewise.core.kv import BlockLedger, PageBook
+from phasewise.core.request import Request
 from phasewise.core.resident import Cohort, Resident
 
 NAMES = ("left", "right")
@@ -54,7 +55,7 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(prompt=st.integers(1, 200))
     def admit(self, prompt: int) -> None:
-        self.real[self.born] = Resident(self.born, 0, prompt)
+        self.real[self.born] = Resident(Request(self.born, 0, prompt), 0)
         self.naive[self.born] = Naive(prompt)
         self.born += 1
 
@@ -183,7 +184,7 @@ def test_steps_until_full_is_exact(free: int, size: int, tokens: list[int], cloc
     for cohort in cohorts:
         cohort.clock = clock
     for i, n in enumerate(tokens):
-        resident = Resident(i, 0, n)
+        resident = Resident(Request(i, 0, n), 0)
         ledger.hold(resident, n)
         resident.computed = n
         cohorts[i % 2].join(resident)
@@ -214,11 +215,11 @@ def test_an_impossible_ledger(blocks: int, size: int, watermark: int) -> None:
 
 def test_a_ledger_of_counts_has_no_pages() -> None:
     with pytest.raises(PlanError, match="give it a PageBook"):
-        BlockLedger(4).page_ids(Resident(0, 0, 1))
+        BlockLedger(4).page_ids(Resident(Request(0, 0, 1), 0))
 
 
 def test_a_refused_hold_takes_nothing() -> None:
-    ledger, resident = BlockLedger(4, 4), Resident(0, 0, 100)
+    ledger, resident = BlockLedger(4, 4), Resident(Request(0, 0, 100), 0)
     ledger.hold(resident, 5)
     with pytest.raises(PlanError, match="3 blocks wanted, 2 of 4 free"):
         ledger.hold(resident, 17)
@@ -229,7 +230,7 @@ def test_a_refused_hold_takes_nothing() -> None:
 
 def test_check_sees_a_drift() -> None:
     ledger, cohort = BlockLedger(8, 4), Cohort("a", 4)
-    members = [Resident(i, 0, 3 + i) for i in range(2)]
+    members = [Resident(Request(i, 0, 3 + i), 0) for i in range(2)]
     for resident in members:
         ledger.hold(resident, resident.known)
         resident.computed = resident.known

@@ -57,7 +57,7 @@ class InstanceControl:
             return [Refused(request.id, event.epoch, reason)]
         if request.id in self._inside:
             raise PlanError(f"request {request.id} is submitted to a replica that it is still inside")
-        resident = Resident(request.id, event.epoch, request.prompt_tokens, request.kind, now_ns)
+        resident = Resident(request, event.epoch)
         self._inside[request.id] = resident
         state = self.state
         state.waiting.append(resident)
@@ -255,7 +255,7 @@ class InstanceControl:
         for request in plan.preempt:
             resident = state.running[request]
             self._vacate(resident)
-            resident.known = resident.prompt + resident.generated
+            resident.known = resident.request.prompt_tokens + resident.generated
             resident.computed = 0
             state.waiting.appendleft(resident)
 

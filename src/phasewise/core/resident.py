@@ -7,6 +7,7 @@ time, policies or how long an answer will be.
 from __future__ import annotations
 
 from phasewise.core.errors import PlanError
+from phasewise.core.request import Request
 
 
 class Resident:
@@ -14,7 +15,7 @@ class Resident:
 
     `known` tokens must be computed before the next one can be emitted: the prompt, and after a preemption the tokens
     generated until then as well. While it decodes in a cohort, `computed`, `generated` and `blocks` stand as they were
-    when it joined; the cohort's clock says how far it has come since. `kind` is the request's class, `since_ns` when it came.
+    when it joined; the cohort's clock says how far it has come since.
     """
 
     __slots__ = (
@@ -26,19 +27,15 @@ class Resident:
         "grows",
         "id",
         "joined",
-        "kind",
         "known",
-        "prompt",
-        "since_ns",
+        "request",
     )
 
-    def __init__(self, id: int, epoch: int, prompt: int, kind: str = "", since_ns: int = 0) -> None:
-        self.id = id
+    def __init__(self, request: Request, epoch: int) -> None:
+        self.request = request
+        self.id = request.id
         self.epoch = epoch
-        self.prompt = prompt
-        self.kind = kind
-        self.since_ns = since_ns
-        self.known = prompt
+        self.known = request.prompt_tokens
         self.computed = 0
         self.generated = 0
         self.blocks = 0

@@ -120,7 +120,7 @@ class InstanceColumns:
         Spans are written with the row after which they are over; `tables` counts their tokens.
         """
         runs, stays, rows, spans, row = self._runs, self._stays, self._steps, self._spans, self._row
-        named, bits = None, 0
+        index, named, bits = self._index, None, 0
         for at_ns, event, actions in records:
             if type(event) is StepDone:
                 lane = event.lane
@@ -142,7 +142,9 @@ class InstanceColumns:
                         prefill += chunk.tokens
                         if chunk.joins is not None:
                             stay = stays.get(request)
-                            cohort = self._index_of(chunk.joins)
+                            cohort = index.get(chunk.joins, -1)
+                            if cohort < 0:
+                                cohort = self._index_of(chunk.joins)
                             stays[request] = (first_row if stay is None else stay[0], row, cohort)
                         elif request not in stays:
                             stays[request] = (first_row, -1, 0)

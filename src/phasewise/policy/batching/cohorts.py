@@ -65,5 +65,5 @@ def wait(state: InstanceState, max_wait_s: float | None) -> tuple[WakeAt, ...]:
 
 
 def _due_ns(state: InstanceState, max_wait_s: float) -> int:
-    since_ns = state.waiting[0].since_ns if state.waiting else state.arrived_ns
+    since_ns = state.waiting[0].request.arrival_ns if state.waiting else state.arrived_ns
     return since_ns + round(max_wait_s * NS_PER_S)

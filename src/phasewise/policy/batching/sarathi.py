@@ -51,17 +51,23 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return decode
         if not self.hybrid:
             return self._in_turn(state)
-        return self._together(state, Budget(state, self.token_budget, self.max_seqs))
+        budget = Budget(state, self.token_budget, self.max_seqs)
+        if self.chunk_stages or not self.chunked:
+            return self._together(state, budget)
+        chunks = budget.go_on(whole=True)
+        # Whoever was just preempted heads the queue, and what it held is what was lacking.
+        if state.waiting and not budget.victims:
+            budget.admit(chunks, whole=True, spare=state.ledger.watermark)
+        return budget.plans(chunks)
 
     def _together(self, state: InstanceState, budget: Budget, *, leaps: bool = True) -> tuple[StepPlan, ...]:
-        """Whatever decodes the budget has paid for, and chunks for the rest of it."""
+        """As `plan` does it, with chunks sized otherwise."""
         size: Size | None = None
         if not self.chunked:
             size = _whole
         elif self.chunk_stages:
             size, leaps = self._shrinking, False
         chunks = budget.go_on(whole=True, size=size)
-        # Whoever was just preempted heads the queue, and what it held is what was lacking.
         if state.waiting and not budget.victims:
             budget.admit(chunks, whole=True, spare=state.ledger.watermark, size=size)
         return budget.plans(chunks, leaps=leaps)

@@ -130,10 +130,10 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _type(self, resident: Resident) -> str:
         if not self.types:
             return ALL
-        if resident.kind not in self.types:
+        if resident.request.kind not in self.types:
             known = ", ".join(self.types)
-            raise InputError(f"request {resident.id} is of class '{resident.kind}'; batcher wait has types {known}")
-        return resident.kind
+            raise InputError(f"request {resident.id} is of class '{resident.request.kind}'; batcher wait has types {known}")
+        return resident.request.kind
 
     def _queued(self, state: InstanceState) -> dict[str, list[Resident]]:
         """The first of each type in the queue, up to its threshold."""
