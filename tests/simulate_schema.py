@@ -57,6 +57,7 @@ class Summary(Strict):
     requests_per_wall_s: float
     events: int
     iterations: int
+    tokens_cached: int
     tokens_in: int
     tokens_out: int
     throughput_tokens_per_s: float | None

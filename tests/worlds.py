@@ -41,6 +41,7 @@ def toy_resolved(
     replicas: int = 1,
     wire_s: float = 0.0,
     slo: Slo | None = None,
+    prefix_cache: bool = False,
 ) -> Resolved:
     """A resolved deployment with as many blocks as one says; a sequence of `blocks` or `max_context` is one per replica.
 
@@ -61,6 +62,7 @@ def toy_resolved(
         block_tokens=block_tokens,
         wire_s=wire_s,
         slo=slo or Slo(),
+        prefix_cache=prefix_cache,
     )
     found = tuple(ResolvedReplica(TOY_DEVICE, 1, n, hold) for n, hold in zip(each, holds, strict=True))
     return Resolved(deployment, TOY_MODEL, found, "toy")

@@ -275,6 +275,8 @@ class InstanceControl:
                 else:
                     resident = find_waiting(chunk, state)
                     waiting.remove(resident)
+                if chunk.start:
+                    self._ledger.adopt(resident, chunk.start)
                 state.running[request] = prefilling[request] = resident
             check_chunk(chunk, repeat, resident, state)
             hold(resident, chunk.hold)

@@ -25,12 +25,20 @@ def resolve(deployment: Deployment, where: str | None = None) -> Resolved:
     spec = model(deployment.model, where)
     batcher = catalog.resolved("batcher", deployment.batcher, where)
     router = catalog.resolved("router", deployment.router, where)
-    watermark = catalog.build("batcher", batcher).watermark
+    built = catalog.build("batcher", batcher)
+    watermark = built.watermark
+    default = getattr(built, "prefix_cache", None)
+    if deployment.prefix_cache and default is None:
+        able = ", ".join(catalog.prefix_keepers())
+        raise InputError(
+            f"batcher {batcher.name} keeps no prefixes; leave prefix_cache out, or take one of {able}", where
+        )
+    prefix_cache = bool(default if deployment.prefix_cache is None else deployment.prefix_cache)
     _check(deployment, spec, where)
     replicas: list[ResolvedReplica] = []
     for group in deployment.replicas:
         replicas += [_replica(deployment, spec, group, watermark, where)] * group.count
-    filled = msgspec.structs.replace(deployment, batcher=batcher, router=router)
+    filled = msgspec.structs.replace(deployment, batcher=batcher, router=router, prefix_cache=prefix_cache)
     return Resolved(filled, spec, tuple(replicas), _basis(replicas))
 
 

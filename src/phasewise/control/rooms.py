@@ -5,6 +5,7 @@ from __future__ import annotations
 from phasewise.control.cluster import ClusterControl
 from phasewise.control.instance import InstanceControl
 from phasewise.core.kv import BlockLedger
+from phasewise.core.prefix import PrefixLedger
 from phasewise.core.spec import Resolved
 from phasewise.policy import catalog
 
@@ -19,5 +20,6 @@ def open_instance(resolved: Resolved, replica: int) -> InstanceControl:
     deployment = resolved.deployment
     spec = resolved.replicas[replica]
     batcher = catalog.build("batcher", deployment.batcher)
-    ledger = BlockLedger(spec.blocks, deployment.block_tokens, int(batcher.watermark * spec.blocks))
+    kind = PrefixLedger if deployment.prefix_cache else BlockLedger
+    ledger = kind(spec.blocks, deployment.block_tokens, int(batcher.watermark * spec.blocks))
     return InstanceControl(batcher, ledger, spec.max_context)

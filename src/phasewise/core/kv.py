@@ -9,7 +9,7 @@ its content is known, so that it may be found again until it is needed. The book
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
 
 from phasewise.core.errors import PlanError
 from phasewise.core.resident import Cohort, Resident
@@ -18,7 +18,7 @@ from phasewise.core.resident import Cohort, Resident
 class BlockLedger:
     """Blocks of `block_tokens` tokens; an admission should leave `watermark` of them free, a growing decode may use them."""
 
-    __slots__ = ("block_tokens", "blocks", "free", "pages", "watermark")
+    __slots__ = ("block_tokens", "blocks", "free", "pages", "shares", "watermark")
 
     def __init__(self, blocks: int, block_tokens: int = 16, watermark: int = 0, pages: PageBook | None = None) -> None:
         if blocks < 1 or block_tokens < 1 or not 0 <= watermark < blocks:
@@ -30,6 +30,7 @@ class BlockLedger:
         self.watermark = watermark
         self.free = blocks
         self.pages = pages
+        self.shares = False
 
     def need(self, tokens: int) -> int:
         """Blocks that `tokens` tokens of context fill."""
@@ -41,6 +42,18 @@ class BlockLedger:
         if cohort is None or not resident.grows:
             return resident.blocks
         return self.need(cohort.computed(resident))
+
+    def frees(self, resident: Resident) -> int:
+        """Blocks that would be free without this resident."""
+        return self.held(resident)
+
+    def peek(self, resident: Resident, taken: int = 0, kept: Container[int] = ()) -> tuple[int, list[int]]:
+        """What a waiting resident would find of its prompt: nothing; see `PrefixLedger`."""
+        return 0, []
+
+    def adopt(self, resident: Resident, tokens: int) -> None:
+        """PlanError: a ledger that keeps no content has none to begin after; see `PrefixLedger`."""
+        raise PlanError(f"request {resident.id} is to begin after {tokens} tokens, and there is no prefix cache")
 
     def hold(self, resident: Resident, tokens: int) -> None:
         """Make the resident's blocks cover `tokens` tokens; never gives any back. PlanError if too few are free."""

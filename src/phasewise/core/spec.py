@@ -90,7 +90,8 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `model` is a catalogue name or the path of a `config.json`; `max_context` defaults to the model's; `host_s` is the time
     that a step spends outside the device (None: the default of the performance model); `tile` rounds the tokens of a step
-    up to whole GEMM tiles (0: no rounding); `wire_s` is how long a message between the rooms takes.
+    up to whole GEMM tiles (0: no rounding); `wire_s` is how long a message between the rooms takes. `prefix_cache` keeps the
+    content of prompts in the KV memory (None: as the batcher's published system does by default).
     """
 
     model: str
@@ -103,6 +104,7 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tile: int = 0
     wire_s: float = 0.0
     slo: Slo = Slo()
+    prefix_cache: bool | None = None
 
 
 class ResolvedReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

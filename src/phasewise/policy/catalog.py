@@ -66,6 +66,13 @@ def policies() -> list[PolicyInfo]:
     ]
 
 
+def prefix_keepers() -> list[str]:
+    """The batchers that can begin a prompt after what is in memory of it."""
+    return sorted(
+        name for (role, name), (cls, _) in _known().items() if role == "batcher" and hasattr(cls, "prefix_cache")
+    )
+
+
 def find(role: str, name: str, where: str | None = None) -> type:
     """The class behind a name; InputError names the nearest known one."""
     if (role, name) in PAPERS:

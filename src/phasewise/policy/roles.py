@@ -13,7 +13,11 @@ Planned = StepPlan | Regroup | WakeAt
 
 
 class Batcher(Protocol):
-    """What runs next on the free lanes of one replica."""
+    """What runs next on the free lanes of one replica.
+
+    One that begins prompts after what is in memory of them has a property `prefix_cache`: whether its published system does so
+    by default.
+    """
 
     @property
     def watermark(self) -> float:

@@ -58,11 +58,15 @@ SPANS = np.dtype(
         ("first_token", "<i4"),
         ("last", "<i4"),
         ("tokens", "<i4"),
+        ("cached", "<i4"),
         ("cohort", "u1"),
         ("left", "u1"),
     ]
 )
-"""Rows of `steps` by index in the replica (-1: no token yet); `left` is how the stay ended."""
+"""Rows of `steps` by index in the replica (-1: no token yet); `left` is how the stay ended.
+
+`cached` prompt tokens were in memory already when the stay began.
+"""
 
 FINISHED, PREEMPTED, CANCELLED, STILL, MOVED = range(5)
 """Values of `left`. MOVED: to another cohort of the replica.
@@ -74,7 +78,7 @@ the last token before, and `tokens` those after.
 _CONTINUES = -2  # the first token of a span that continues another, until all its rows are known
 _REQUEST = struct.Struct("<iqqiiB").pack
 _STEP = struct.Struct("<qqdiiiQhB").pack
-_SPAN = struct.Struct("<iiiiiBB").pack
+_SPAN = struct.Struct("<iiiiiiBB").pack
 
 
 class ClusterColumns:
@@ -109,8 +113,8 @@ class InstanceColumns:
         self._spans = bytearray()
         self._row = 0
         self._runs: dict[int, tuple[int, Run]] = {}
-        # request -> [row of the first chunk, row of the first token, cohort]
-        self._stays: dict[int, tuple[int, int, int]] = {}
+        # request -> [row of the first chunk, tokens cached before it, row of the first token, cohort]
+        self._stays: dict[int, tuple[int, int, int, int]] = {}
         self._index: dict[str, int] = {}
         self._bits: dict[tuple[str, ...], int] = {}
 
@@ -145,15 +149,18 @@ class InstanceColumns:
                             cohort = index.get(chunk.joins, -1)
                             if cohort < 0:
                                 cohort = self._index_of(chunk.joins)
-                            stays[request] = (first_row if stay is None else stay[0], row, cohort)
+                            if stay is None:
+                                stays[request] = (first_row, chunk.start, row, cohort)
+                            else:
+                                stays[request] = (stay[0], stay[1], row, cohort)
                         elif request not in stays:
-                            stays[request] = (first_row, -1, 0)
+                            stays[request] = (first_row, chunk.start, -1, 0)
                 _, slope, steps = pieces[-1]
                 rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, bits, lane, plan.forced)
                 if event.ended:
                     for request in event.ended:
-                        first_chunk, first_token, cohort = stays.pop(request)
-                        spans += _SPAN(request, first_chunk, first_token, row, 0, cohort, FINISHED)
+                        first_chunk, cached, first_token, cohort = stays.pop(request)
+                        spans += _SPAN(request, first_chunk, first_token, row, 0, cached, cohort, FINISHED)
                 row += 1
             for action in actions:
                 kind = type(action)
@@ -166,7 +173,7 @@ class InstanceColumns:
                 elif kind is Regroup:
                     for request, name in action.moves:  # type: ignore[union-attr]
                         spans += self._cut(request, row, MOVED)
-                        stays[request] = (row, _CONTINUES, self._index_of(name))
+                        stays[request] = (row, 0, _CONTINUES, self._index_of(name))
                 elif kind is Forget:
                     spans += self._cut(action.request, row, CANCELLED)  # type: ignore[union-attr, arg-type]
         self._row = row
@@ -174,7 +181,7 @@ class InstanceColumns:
     def tables(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """`steps` and `spans` so far; stays that are not over are STILL."""
         steps = np.frombuffer(bytes(self._steps), STEPS)
-        still = [_SPAN(r, c, t, self._row - 1, 0, cohort, STILL) for r, (c, t, cohort) in self._stays.items()]
+        still = (self._span(request, stay, self._row, STILL) for request, stay in self._stays.items())
         spans = np.frombuffer(self._spans + b"".join(still), SPANS)
         token = spans["first_token"] >= 0
         over = spans["last"].copy()
@@ -222,10 +229,11 @@ class InstanceColumns:
     def _cut(self, request: int, row: int, left: int) -> bytes:
         """The span of a stay that ends before its time; nothing for one cancelled between two stays."""
         stay = self._stays.pop(request, None)
-        if stay is None:
-            return b""
-        first_chunk, first_token, cohort = stay
-        return _SPAN(request, first_chunk, first_token, row - 1, 0, cohort, left)
+        return b"" if stay is None else self._span(request, stay, row, left)
+
+    def _span(self, request: int, stay: tuple[int, int, int, int], row: int, left: int) -> bytes:
+        first_chunk, cached, first_token, cohort = stay
+        return _SPAN(request, first_chunk, first_token, row - 1, 0, cached, cohort, left)
 
 
 def _chain(spans: NDArray[Any], chained: NDArray[np.int64]) -> NDArray[Any]:

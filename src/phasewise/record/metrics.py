@@ -186,6 +186,7 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
         "simulated_s": (last - first) / NS_PER_S,
         "events": events,
         "iterations": int(steps["steps"].sum()),
+        "tokens_cached": _cached(spans),
         "tokens_in": int(requests["prompt"][scored.finished].sum()),
         "tokens_out": tokens_out,
         "throughput_tokens_per_s": tokens_out / busy_s if busy_s > 0 else None,
@@ -203,6 +204,13 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
             "token_deadlines": token_deadlines(scored, slo),
         },
     }
+
+
+def _cached(spans: NDArray[Any]) -> int:
+    """Prompt tokens that were in memory when their requests were first admitted."""
+    if not spans["cached"].any():
+        return 0
+    return int(spans["cached"][np.unique(spans["request"], return_index=True)[1]].sum())
 
 
 def _merge(tables: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -103,7 +103,10 @@ class Budget:
 
         `whole`: the blocks of the whole prompt must be there, with `spare` left over; otherwise those of the chunk.
         """
-        block = self.state.ledger.block_tokens
+        ledger = self.state.ledger
+        if ledger.shares:
+            return self._admit_cached(chunks, whole, spare, size)
+        block = ledger.block_tokens
         for resident in self.state.waiting:
             tokens = min(resident.known, self.tokens) if size is None else size(resident, self.tokens)
             if tokens <= 0 or self.seats <= 0:
@@ -116,10 +119,35 @@ class Budget:
             self.seats -= 1
             chunks.append(self._chunk(resident, hold, tokens))
 
+    def _admit_cached(self, chunks: list[Chunk], whole: bool, spare: int, size: Size | None) -> None:
+        """As `admit`, each prompt beginning after what is in memory of it already."""
+        ledger, prefilling = self.state.ledger, self.state.prefilling
+        # Blocks that this step takes before the next is admitted; they may cost the cache what that one would have found.
+        taken = sum(ledger.need(c.hold) - prefilling[c.request].blocks for c in chunks)
+        kept: set[int] = set()
+        for resident in self.state.waiting:
+            start, idle = ledger.peek(resident, taken, kept)
+            left = resident.known - start
+            tokens = min(left, self.tokens) if size is None else min(left, size(resident, self.tokens))
+            if tokens <= 0 or self.seats <= 0:
+                break
+            hold = resident.known if whole else start + tokens
+            fresh = ledger.need(hold) - start // ledger.block_tokens
+            woken = len(idle) * resident.request.prefix_tokens // ledger.block_tokens
+            if fresh + woken > self.blocks - spare:
+                break
+            self.blocks -= fresh + woken
+            self.seats -= 1
+            self.tokens -= tokens
+            taken += fresh
+            kept.update(idle)
+            joins = ALL if start + tokens == resident.known else None
+            chunks.append(Chunk(resident.id, start, tokens, hold, joins))
+
     def _evict(self, resident: Resident) -> None:
         """Count the resident out; its blocks can be spent again."""
         self.victims = {**self.victims, resident.id: resident}
-        self.blocks += self.state.ledger.held(resident)
+        self.blocks += self.state.ledger.frees(resident)
 
     def _chunk(self, resident: Resident, hold: int, tokens: int) -> Chunk:
         """The resident's next `tokens` tokens, spent."""
@@ -140,7 +168,11 @@ class Budget:
         if self.victims:
             # One step only: the next may admit again, where a step that preempts may not.
             return (StepPlan((), cohorts, tuple(self.victims)),)
-        return CLOSED if self.state.waiting or self.seats <= 0 or self.tokens <= 0 else OPEN
+        ledger, waiting = self.state.ledger, self.state.waiting
+        if ledger.shares and waiting and ledger.peek(waiting[0])[1]:
+            # What the decodes grow into may be what the first in the queue would have found: then it needs fewer blocks.
+            return (StepPlan((), cohorts),)
+        return CLOSED if waiting or self.seats <= 0 or self.tokens <= 0 else OPEN
 
     def _repeats(self, chunk: Chunk) -> int:
         """How many iterations a lone prompt that has used up the budget goes on alike, short of its last chunk.

@@ -46,6 +46,10 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.chunk_stages and self.chunk_low > self.token_budget:
             raise ValueError(f"chunk_low ({self.chunk_low}) must be at most token_budget ({self.token_budget})")
 
+    @property
+    def prefix_cache(self) -> bool:
+        return False
+
     def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
         if (decode := coast(state, self.token_budget, self.max_seqs)) is not None:
             return decode

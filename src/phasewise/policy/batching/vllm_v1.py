@@ -3,7 +3,7 @@
 Follows the published scheduler of vLLM v1. Running requests first, in order of admission, each
 `min(tokens known - computed, budget left)`, a decode being the case of 1; blocks are taken as needed, and where none is
 free the last one running is preempted for recomputation and goes to the front of the queue. Then the queue, unless this
-step preempted. Prefix caching, speculative tokens and encoder inputs are left out.
+step preempted. Prefix caching is on unless the deployment says otherwise. Speculative tokens and encoder inputs are left out.
 
 Two facts keep this short. As in vLLM the budget is at least `max_seqs`, so every decode is always served. And an
 unfinished prompt has used up a step's budget, so nothing was admitted behind it: it is the last one running, and serving
@@ -34,6 +34,10 @@ class VllmV1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def watermark(self) -> float:
         return 0.0
+
+    @property
+    def prefix_cache(self) -> bool:
+        return True
 
     def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
         if (decode := coast(state, self.token_budget, self.max_seqs)) is not None:
