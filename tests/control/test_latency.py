@@ -77,7 +77,7 @@ def any_times(draw: st.DrawFn) -> StepTimes:
         draw(st.none() | st.integers(1, 8)),
         draw(st.none() | st.just("2026-11-20")),
         draw(st.none() | st.just(error)),
-        draw(st.none() | st.floats(1, 2)),
+        *draw(st.tuples(st.just(0.0), st.just(0.0), st.none() | st.floats(1, 2)) | st.tuples(number, number)),
     )
 
 

@@ -17,12 +17,15 @@ KNOWN = StepTimes(
     "made up",
     PrefillTimes(6_000.0, 25.0, 30.0, 0.002, 0.05),
     (DecodeTimes(6_000.0, 40.0, 0.07),),
+    mixed_sequence_us=20.0,
+    mixed_context_us=0.03,
 )
-KNOTS = (1, 8, 32, 64)
+TOKENS, BATCH = (1, 300, 5_000), (1, 8, 32, 64)
 BENT = msgspec.structs.replace(
     KNOWN,
     kind="table",
-    decode=(DecodeTimes(by_batch=Table(KNOTS, (6_000.0, 6_100.0, 8_000.0, 8_200.0)), context_us=0.07),),
+    prefill=PrefillTimes(0.0, 25.0, 0.0, 0.002, 0.05, Table(TOKENS, (6_000.0, 6_500.0, 200_000.0))),
+    decode=(DecodeTimes(by_batch=Table(BATCH, (6_000.0, 6_100.0, 8_000.0, 8_200.0)), context_us=0.07),),
 )
 
 
@@ -41,9 +44,9 @@ def measured(times: StepTimes, noise: float, steps: int = 400, seed: int = 1) ->
     return out
 
 
-@pytest.mark.parametrize(("times", "knots"), [(KNOWN, ()), (BENT, KNOTS)], ids=["linear", "table"])
-def test_known_times_come_back(times: StepTimes, knots: tuple[int, ...]) -> None:
-    found = fit(measured(times, 0.0), "made up", batch_knots=knots)
+@pytest.mark.parametrize(("times", "knots"), [(KNOWN, ((), ())), (BENT, (TOKENS, BATCH))], ids=["linear", "table"])
+def test_known_times_come_back(times: StepTimes, knots: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    found = fit(measured(times, 0.0), "made up", token_knots=knots[0], batch_knots=knots[1])
     assert found.kind == times.kind
     assert msgspec.structs.astuple(found.prefill)[:5] == pytest.approx(
         msgspec.structs.astuple(times.prefill)[:5], rel=1e-6
@@ -51,9 +54,13 @@ def test_known_times_come_back(times: StepTimes, knots: tuple[int, ...]) -> None
     (ours,), (theirs,) = found.decode, times.decode
     assert ours.context_us == pytest.approx(theirs.context_us)
     assert ours.sequence_us == pytest.approx(theirs.sequence_us)
-    if theirs.by_batch is not None:
-        assert ours.by_batch is not None
-        assert ours.by_batch.times_us == pytest.approx(theirs.by_batch.times_us)
+    assert found.mixed_sequence_us == pytest.approx(times.mixed_sequence_us)
+    assert found.mixed_context_us == pytest.approx(times.mixed_context_us)
+    for mine, known in ((ours.by_batch, theirs.by_batch), (found.prefill.by_tokens, times.prefill.by_tokens)):
+        assert (mine is None) == (known is None)
+        if mine is not None and known is not None:
+            assert mine.at == known.at
+            assert mine.times_us == pytest.approx(known.times_us)
     assert found.error is not None
     assert found.error.points == 400
     assert found.error.worst < 1e-6
@@ -91,7 +98,7 @@ def test_no_part_is_negative() -> None:
 @pytest.mark.parametrize(
     ("steps", "knots", "says"),
     [
-        (measured(KNOWN, 0, 20), (), "20 measured steps; give 35 or more"),
+        (measured(KNOWN, 0, 20), (), "20 measured steps; give 45 or more"),
         ([s for s in measured(KNOWN, 0) if not s.chunks], (), "no measured step has prompts"),
         ([s for s in measured(KNOWN, 0) if not s.sequences], (), "no measured step has decodes"),
         ([*measured(KNOWN, 0), MeasuredStep(((0, 5),), 0, 0, 0.0)], (), "step 400 took 0.0 us"),

@@ -55,7 +55,8 @@ def made_up(draw: st.DrawFn) -> StepTimes:
     there = [p.by_tokens if isinstance(p, PrefillTimes) else p.by_batch or p.by_context for p in (prefill, *parts)]
     kind = "table" if any(there) else "linear"
     factor = draw(st.none() | st.floats(1, 2))
-    return StepTimes(kind, "made up", prefill, tuple(parts), mixed_factor=factor)
+    beside = (draw(amount), draw(amount)) if factor is None else (0.0, 0.0)
+    return StepTimes(kind, "made up", prefill, tuple(parts), None, None, None, None, None, *beside, factor)
 
 
 spans = st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 600)), max_size=3)
@@ -137,6 +138,9 @@ def test_the_fixed_time_of_a_mixed_step_is_paid_once() -> None:
     assert model.pieces(chunks, 0, 0, 1)[0][0] == 170e3
     assert model.pieces((), 3, 50, 1)[0][0] == 50e3
     assert model.pieces(chunks, 3, 50, 1)[0][0] == 190e3
+    slower = Fitted(StepTimes("table", "made up", prefill, (table,), mixed_sequence_us=2.0, mixed_context_us=0.5))
+    assert slower.pieces(chunks, 3, 51, 1)[0][0] == 190e3 + 2_000 * 3 + 500 * 54
+    assert slower.pieces((), 3, 51, 1)[0][0] == 50e3
     half_more = Fitted(StepTimes("table", "made up", prefill, (table,), mixed_factor=1.5))
     assert half_more.pieces(chunks, 3, 50, 1)[0][0] == 1.5 * 176e3
 
@@ -173,6 +177,8 @@ TABLE = Table((1, 2), (1.0, 2.0))
         Bad("below_batch must rise", decode=(DecodeTimes(5.0), DecodeTimes(5.0))),
         Bad("below_batch", decode=(*(DecodeTimes(5.0, below_batch=n) for n in (9, 5)), DecodeTimes(5.0))),
         Bad("mixed_factor is 0.5", rest={"mixed_factor": 0.5}),
+        Bad("mixed_context_us is -1.0", rest={"mixed_context_us": -1.0}),
+        Bad("and none beside a mixed_factor", rest={"mixed_context_us": 1.0, "mixed_factor": 1.1}),
         Bad("tp is 0", rest={"tp": 0}),
     ],
     ids=lambda bad: bad.says,

@@ -33,8 +33,6 @@ from phasewise.workload.traces import read_bytes
 from phasewise.workload.yamltext import one_line, plain_yaml
 
 T = TypeVar("T", bound=msgspec.Struct)
-LATENCY_FILES = (".yaml", ".yml", ".json")
-"""Endings by which a deployment's `latency` is a file, not a name."""
 _ROLES = ("batcher", "router")
 _TEXT = {"model", "device", "name", "latency", *_ROLES}
 _WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "null": "nothing"}
@@ -210,9 +208,14 @@ def _seen_from(folder: Path, model: Any) -> Any:
     return str(folder / model) if model.lower().endswith(".json") or (folder / model).is_dir() else model
 
 
+def is_latency_file(latency: str) -> bool:
+    """Whether a deployment's `latency` is the path of a file; otherwise it is a name."""
+    return latency.lower().endswith((".yaml", ".yml", ".json"))
+
+
 def _file_seen_from(folder: Path, latency: Any) -> Any:
     """The path of a latency file is seen from the file that names it; a name stays."""
-    return str(folder / latency) if isinstance(latency, str) and latency.lower().endswith(LATENCY_FILES) else latency
+    return str(folder / latency) if isinstance(latency, str) and is_latency_file(latency) else latency
 
 
 def _value(text: str) -> Any:

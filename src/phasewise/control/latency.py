@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from phasewise.control.deployment import LATENCY_FILES, struct_from
+from phasewise.control.deployment import is_latency_file, struct_from
 from phasewise.core.errors import InputError
 from phasewise.core.spec import Deployment, DeviceSpec, ModelSpec
 from phasewise.core.steptimes import DecodeTimes, FitError, PrefillTimes, StepTimes, Table
@@ -30,11 +30,6 @@ from phasewise.perf.hardware import device as device_named
 from phasewise.perf.published import ROOFLINE, published, same_model
 from phasewise.workload.traces import read_bytes
 from phasewise.workload.yamltext import plain_yaml
-
-
-def is_file(latency: str) -> bool:
-    """Whether a deployment's `latency` is the path of a file; otherwise it is a name."""
-    return latency.lower().endswith(LATENCY_FILES)
 
 
 def step_times(
@@ -51,7 +46,7 @@ def step_times(
     for key, unset in (("host_s", None), ("tile", 0)):
         if getattr(deployment, key) != unset:
             raise InputError(f"{key} belongs to the roofline, and latency is '{name}'; leave one out", where)
-    if not is_file(name):
+    if not is_latency_file(name):
         return published(name, model, device, tp, where)
     times = read_latency(name)
     of_model = times.model is None or same_model(times.model, model.name)
@@ -65,7 +60,7 @@ def step_times(
 def in_words(deployment: Deployment, times: StepTimes) -> str:
     """What the step times rest on: the source, led by the file's name if there is one."""
     name = deployment.latency or ""
-    return f"{Path(name).name}: {times.source}" if is_file(name) else times.source
+    return f"{Path(name).name}: {times.source}" if is_latency_file(name) else times.source
 
 
 def read_latency(path: str | Path) -> StepTimes:

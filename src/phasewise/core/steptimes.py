@@ -65,8 +65,10 @@ class StepTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The times of a step on one replica, and what they were measured for (`model`, `device`, `tp`; None: not said).
 
     A step with chunks and decodes takes both parts, less the smaller of their two fixed times, so that the fixed time is paid
-    once: `step_us`, and the first time of a table. With `mixed_factor` it takes instead that many times what its tokens
-    would take as prompt tokens, decodes counted as one each. `decode` holds one part, or several split by `below_batch`.
+    once: `step_us`, and the first time of a table. On top come `mixed_sequence_us` for each of its decodes and
+    `mixed_context_us` for each token of context that these read, because some attention kernels are slower at decodes beside
+    a chunk. With `mixed_factor` such a step takes instead that many times what its tokens would take as prompt tokens, decodes
+    counted as one each. `decode` holds one part, or several split by `below_batch`.
     """
 
     kind: str
@@ -78,4 +80,6 @@ class StepTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tp: int | None = None
     date: str | None = None
     error: FitError | None = None
+    mixed_sequence_us: float = 0.0
+    mixed_context_us: float = 0.0
     mixed_factor: float | None = None

@@ -2,13 +2,14 @@
 
 A step is priced as `core.steptimes` lays down, with one fixed time for steps of every kind:
 
-    time = fixed + chunk * chunks + token * prompt tokens + pair * pairs + context * tokens read by chunks
-         + f(sequences) + context * tokens read by decodes
+    time = fixed + chunk * chunks + f(prompt tokens) + pair * pairs + context * tokens read by chunks
+         + g(sequences) + context * tokens read by decodes (+ more for both of these in a step with chunks)
 
-with f a straight line, or a line through given batch sizes. No part may be negative: a step with more in it never takes less,
-so the fit can be trusted a little beyond what was measured. Weighting by the reciprocal of the time makes a short step
-count as much as a long one, and pulls the fit down by twice the variance of the noise (5 % of noise: 0.5 %). The error
-reported is that of steps which the fit had not seen.
+with f and g straight lines, or lines that bend at given counts. No part may be negative: a step with more in it never takes
+less, so the fit can be trusted a little beyond what was measured. Weighting by the reciprocal of the time makes a short step
+count as much as a long one, and pulls the fit down by twice the variance of the noise (5 % of noise: 0.5 %). Steps with
+prompts, with decodes and with both count alike, however many of each were measured: a grid measures a hundred mixed steps
+for each step of decodes, of which a run mostly consists. The error reported is that of steps which the fit had not seen.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from phasewise.core.steptimes import DecodeTimes, FitError, PrefillTimes, StepTi
 from phasewise.perf.fitted import LEAST_US, Fitted
 
 Floats = NDArray[np.float64]
+Knots = tuple[tuple[int, ...], tuple[int, ...]]
+"""Where the time bends: counts of prompt tokens, and of decodes; empty: nowhere."""
+TOKEN, SEQUENCE = 2, 5  # where these stand among the terms
 
 
 class MeasuredStep(msgspec.Struct, frozen=True):
@@ -43,6 +47,7 @@ def fit(
     steps: Sequence[MeasuredStep],
     source: str,
     *,
+    token_knots: Sequence[int] = (),
     batch_knots: Sequence[int] = (),
     folds: int = 5,
     seed: int = 0,
@@ -53,11 +58,11 @@ def fit(
 ) -> StepTimes:
     """Step times fitted to measured steps, with the error on `folds` parts that were left out in turn (drawn from `seed`).
 
-    `batch_knots`: batch sizes through which the time of a decode step bends, from the smallest to at least the largest that
-    was measured; without them it is straight in the batch. InputError for too few steps, for steps without prompts or without
+    `token_knots` and `batch_knots`: where the time bends as a step has more prompt tokens, or more decodes, up to at least
+    the most that were measured; without them it is straight. InputError for too few steps, for steps without prompts or without
     decodes, for a time that is none, and if scipy is not there.
     """
-    knots = tuple(batch_knots)
+    knots = (tuple(token_knots), tuple(batch_knots))
     _check(steps, knots, folds)
     rng = np.random.default_rng(seed)
     part = rng.permutation(len(steps)) % folds
@@ -78,10 +83,10 @@ def relative_error(found: Fitted, step: MeasuredStep) -> float:
     return abs(time_ns / 1e3 - step.time_us) / step.time_us
 
 
-def _check(steps: Sequence[MeasuredStep], knots: tuple[int, ...], folds: int) -> None:
+def _check(steps: Sequence[MeasuredStep], knots: Knots, folds: int) -> None:
     if folds < 2:
         raise InputError(f"{folds} folds; give 2 or more")
-    least = folds * (7 + len(knots))
+    least = folds * (9 + len(knots[0]) + len(knots[1]))
     if len(steps) < least:
         raise InputError(f"{len(steps)} measured steps; give {least} or more")
     for i, step in enumerate(steps):
@@ -92,44 +97,71 @@ def _check(steps: Sequence[MeasuredStep], knots: tuple[int, ...], folds: int) ->
     for what, there in (("prompts", any(s.chunks for s in steps)), ("decodes", any(s.sequences for s in steps))):
         if not there:
             raise InputError(f"no measured step has {what}; measure some")
-    largest = max(step.sequences for step in steps)
-    if knots and (min(knots) < 1 or list(knots) != sorted(set(knots)) or len(knots) < 2 or knots[-1] < largest):
-        raise InputError(f"batch_knots must rise from 1 or more to at least {largest}, the largest batch measured")
+    most = max(_tokens(step) for step in steps), max(step.sequences for step in steps)
+    for name, at, count in zip(("token_knots", "batch_knots"), knots, most, strict=True):
+        if at and (at[0] < 1 or list(at) != sorted(set(at)) or len(at) < 2 or at[-1] < count):
+            raise InputError(f"{name} must rise from 1 or more to at least {count}, the most that was measured")
 
 
-def _solved(steps: Sequence[MeasuredStep], knots: tuple[int, ...], source: str) -> StepTimes:
+def _solved(steps: Sequence[MeasuredStep], knots: Knots, source: str) -> StepTimes:
     """The times of least squared relative error."""
     try:
         from scipy.optimize import nnls  # type: ignore[import-untyped]
     except ImportError:
         raise InputError("a fit needs scipy; pip install 'phasewise[fit]'") from None
-    columns = np.array([_terms(step) for step in steps]) / np.array([[step.time_us] for step in steps])
-    if knots:
-        bends = _bends(np.array([step.sequences for step in steps]), knots)
-        columns = np.hstack([columns, bends / np.array([[step.time_us] for step in steps])])
-        columns[:, 5] = 0.0
+    counts = [_tokens(step) for step in steps], [step.sequences for step in steps]
+    token_bends, batch_bends = (_bends(np.array(count), at) for count, at in zip(counts, knots, strict=True))
+    columns = np.hstack([np.array([_terms(step) for step in steps]), token_bends, batch_bends])
+    columns /= np.array([[step.time_us] for step in steps])
+    # A line that bends stands in for the straight one.
+    for column, at in zip((TOKEN, SEQUENCE), knots, strict=True):
+        if at:
+            columns[:, column] = 0.0
     # Columns differ by many orders of magnitude; one that is nowhere in use keeps its zero.
     scale = np.linalg.norm(columns, axis=0)
     scale[scale == 0] = 1.0
-    found: Any = nnls(columns / scale, np.ones(len(steps)))[0] / scale
-    fixed, chunk, token, pair, reads, sequence, context, *more = (float(x) for x in found)
+    weight = _weights(steps)
+    found: Any = nnls(weight[:, None] * columns / scale, weight)[0] / scale
+    fixed, chunk, token, pair, reads, sequence, context, beside, beside_context, *more = (float(x) for x in found)
     fixed = max(fixed, LEAST_US)
-    prefill = PrefillTimes(fixed, chunk, token, pair, reads)
-    if not knots:
-        return StepTimes("linear", source, prefill, (DecodeTimes(fixed, sequence, context),))
-    table = Table(knots, tuple(accumulate(more, initial=fixed)))
-    return StepTimes("table", source, prefill, (DecodeTimes(context_us=context, by_batch=table),))
+    by_tokens = _table(knots[0], fixed, more[: token_bends.shape[1]])
+    by_batch = _table(knots[1], fixed, more[token_bends.shape[1] :])
+    return StepTimes(
+        kind="table" if any(knots) else "linear",
+        source=source,
+        prefill=PrefillTimes(0.0 if by_tokens else fixed, chunk, token, pair, reads, by_tokens),
+        decode=(DecodeTimes(0.0 if by_batch else fixed, sequence, context, by_batch),),
+        mixed_sequence_us=beside,
+        mixed_context_us=beside_context,
+    )
+
+
+def _weights(steps: Sequence[MeasuredStep]) -> Floats:
+    """Weights of the steps' errors: steps with prompts, with decodes and with both count alike, however many of each there
+    are."""
+    kind = np.array([bool(step.chunks) + 2 * bool(step.sequences) for step in steps])
+    weights: Floats = 1.0 / np.sqrt(np.bincount(kind)[kind])
+    return weights
 
 
 def _terms(step: MeasuredStep) -> tuple[float, ...]:
-    """What the seven coefficients multiply in a step."""
-    tokens = sum(q for _, q in step.chunks)
+    """What the nine coefficients multiply in a step."""
     pairs = sum(q * (start + (q + 1) / 2) for start, q in step.chunks)
     reads = sum(start + q for start, q in step.chunks)
     context = step.context + step.sequences
-    return 1.0, len(step.chunks), tokens, pairs, reads, step.sequences, context
+    beside = (step.sequences, context) if step.chunks else (0, 0)
+    return 1.0, len(step.chunks), _tokens(step), pairs, reads, step.sequences, context, *beside
 
 
-def _bends(batch: NDArray[np.int64], knots: tuple[int, ...]) -> Floats:
-    """How much of each stretch between neighbouring points lies below a batch, 0 to 1, steps x (points - 1)."""
-    return np.stack([np.interp(batch, (low, high), (0.0, 1.0)) for low, high in pairwise(knots)], axis=1)
+def _tokens(step: MeasuredStep) -> int:
+    return sum(q for _, q in step.chunks)
+
+
+def _bends(count: NDArray[np.int64], knots: tuple[int, ...]) -> Floats:
+    """How much of each stretch between neighbouring points lies below a count, 0 to 1, steps x (points - 1)."""
+    stretches = [np.interp(count, (low, high), (0.0, 1.0)) for low, high in pairwise(knots)]
+    return np.stack(stretches, axis=1) if stretches else np.empty((len(count), 0))
+
+
+def _table(knots: tuple[int, ...], fixed: float, more: list[float]) -> Table | None:
+    return Table(knots, tuple(accumulate(more, initial=fixed))) if knots else None

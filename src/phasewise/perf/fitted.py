@@ -59,6 +59,8 @@ class Fitted:
         self.basis = times.source
         """What the times rest on, in words that every output repeats."""
         self._mixed_factor = times.mixed_factor
+        self._mixed_sequence_ns = times.mixed_sequence_us * NS_PER_US
+        self._mixed_context_ns = times.mixed_context_us * NS_PER_US
         self._prefill = _Prefill(times.prefill)
         self._decodes = [(part.below_batch or inf, _Decode(part)) for part in times.decode]
 
@@ -73,7 +75,9 @@ class Fitted:
             return ((self._mixed_factor * first, self._mixed_factor * slope, steps),)
         part = self._decode(decodes)
         first, slope = self._prefill.line(chunks, 0)
+        first += self._mixed_sequence_ns * decodes + self._mixed_context_ns * (context + decodes)
         first -= min(self._prefill.fixed_ns, part.fixed_ns)
+        slope += self._mixed_context_ns * decodes
         out: list[Piece] = []
         done = 0
         for also, more, n in part.pieces(decodes, context, steps):
@@ -164,6 +168,10 @@ def check(times: StepTimes, where: str | None = None) -> None:
         )
     if times.mixed_factor is not None and not 1 <= times.mixed_factor < inf:
         raise InputError(f"mixed_factor is {times.mixed_factor}; give a number of at least 1", where)
+    for name in ("mixed_sequence_us", "mixed_context_us"):
+        value = getattr(times, name)
+        if not 0 <= value < inf or (value and times.mixed_factor is not None):
+            raise InputError(f"{name} is {value}; give microseconds, 0 or more, and none beside a mixed_factor", where)
     if times.tp is not None and times.tp < 1:
         raise InputError(f"tp is {times.tp}; give a number of devices", where)
 
