@@ -27,7 +27,7 @@ FILE = """
 kind: linear
 source: made up for a test
 date: 2026-11-20
-prefill: {step_us: 8000, token_us: 25.5}
+prefill: {step_us: 8000, token_us: 25.5, pair_us: 0.25}
 decode: {step_us: 8000, sequence_us: 30, context_us: 0.07}
 """
 SPLITWISE = Deployment("Llama-2-70b-hf", (ReplicaSpec("h100", tp=8),), latency="splitwise")
@@ -43,7 +43,7 @@ def test_a_file_says_what_the_steps_take(tmp_path: Path) -> None:
     assert read_latency(write(tmp_path, FILE)) == StepTimes(
         "linear",
         "made up for a test",
-        PrefillTimes(8000, token_us=25.5),
+        PrefillTimes(8000, token_us=25.5, pair_us=0.25),
         (DecodeTimes(8000, 30, 0.07),),
         date="2026-11-20",
     )
@@ -108,8 +108,8 @@ def test_times_that_would_not_be_read_are_not_written(tmp_path: Path) -> None:
         ("token_us: 25.5", "token_us: 1e-3", "prefill: token_us: expected a number, got text '1e-3'; write 0.001"),
         ("token_us: 25.5", "token_us: -1", "prefill.token_us: is -1; give microseconds, 0 or more"),
         ("token_us: 25.5", "token_us: .inf", "prefill: token_us: expected a finite number, got inf"),
-        ("prefill: {step_us: 8000, token_us: 25.5}", "prefill: 5", "prefill: expected keys and values"),
-        ("prefill: {step_us: 8000, token_us: 25.5}", "", "no 'prefill', which is needed"),
+        ("prefill: {step_us: 8000, token_us: 25.5, pair_us: 0.25}", "prefill: 5", "prefill: expected keys and values"),
+        ("prefill: {step_us: 8000, token_us: 25.5, pair_us: 0.25}", "", "no 'prefill', which is needed"),
         ("decode: {step_us: 8000", "decode: {step: 8000", "decode: unknown key 'step'; did you mean 'step_us'?"),
         ("decode: {step_us: 8000,", "decode: {below_batch: 9, step_us: 8000,", "decode: below_batch must rise"),
         ("token_us: 25.5", "by_tokens: {at: [1], times: [2]}", "prefill.by_tokens: unknown key 'times'"),
@@ -183,7 +183,7 @@ def test_a_run_takes_the_times_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, FILE)
     deployment = Deployment(LLAMA, (ReplicaSpec("h100"),), PolicySpec("vllm-v1"), latency=str(path))
     log = simulate(deployment, workload([(0, 100, 6)]), log=tmp_path / "run.log")
-    ttft_us, decodes_us = 8_000 + 25.5 * 100, sum(8_000 + 30 + 0.07 * n for n in range(101, 106))
+    ttft_us, decodes_us = 8_000 + 25.5 * 100 + 0.25 * 5_050, sum(8_000 + 30 + 0.07 * n for n in range(101, 106))
     assert log.summary["ttft_s"]["mean"] == pytest.approx(ttft_us / 1e6, abs=2e-9)
     assert log.summary["e2e_s"]["mean"] == pytest.approx((ttft_us + decodes_us) / 1e6, abs=2e-9)
     # Alone on an idle replica: nothing is slowed down.
@@ -192,6 +192,34 @@ def test_a_run_takes_the_times_of_the_file(tmp_path: Path) -> None:
     # A log holds the times themselves: it is read without the file.
     path.unlink()
     assert RunLog.read(tmp_path / "run.log").header.resolved == log.header.resolved
+
+
+def test_a_run_on_distserves_fit(tmp_path: Path) -> None:
+    """OPT-13B by name; one prompt of 512 tokens and nine decodes, on the line for small batches."""
+    shape = {"hidden_size": 5120, "intermediate_size": 20480, "num_hidden_layers": 40, "num_attention_heads": 40}
+    config = {"architectures": ["LlamaForCausalLM"], "vocab_size": 50272, "max_position_embeddings": 2048, **shape}
+    (tmp_path / "opt-13b").mkdir()
+    (tmp_path / "opt-13b" / "config.json").write_text(json.dumps(config))
+    deployment = Deployment(
+        str(tmp_path / "opt-13b"), (ReplicaSpec("a100"),), PolicySpec("vllm-v1"), latency="distserve"
+    )
+    log = simulate(deployment, workload([(0, 512, 10)]))
+    assert log.header.resolved.basis == "DistServe's fit of opt-13b, tp 1 on a100 (OSDI 2024)"
+    ttft_ms = 18.10255 + 0.1019123 * 512 + 7.122264e-06 * 512**2 + 1 + 2 + 0.0001 * 512
+    tpot_ms = 19.9347 + 0.03850698 + 2 + (0.0006269357 + 0.0001) * 517
+    assert log.summary["ttft_s"]["mean"] == pytest.approx(ttft_ms / 1e3, abs=2e-9)
+    assert log.summary["tpot_s"]["mean"] == pytest.approx(tpot_ms / 1e3, abs=2e-9)
+
+
+def test_the_reference_of_a_bent_table_is_a_line_from_end_to_end(tmp_path: Path) -> None:
+    table = "decode: {by_context: {at: [1, 500, 1000], times_us: [10, 30, 40]}}"
+    text = f"kind: table\nsource: made up\nprefill: {{step_us: 9, token_us: 2}}\n{table}\n"
+    deployment = Deployment(LLAMA, (ReplicaSpec("h100"),), max_context=1_000, latency=str(write(tmp_path, text)))
+    header = simulate(deployment, workload([(0, 100, 2)])).header
+    # The first of a thousand steps reads one token, the last a thousand.
+    assert header.reference_decode == pytest.approx((10e3, 30e3 / 999))
+    assert header.reference_ttft[0] == (1, 11e3)
+    assert header.reference_ttft[-1] == (1_000, 2_009e3)
 
 
 def test_a_published_table_under_load_is_slower_than_alone() -> None:

@@ -62,7 +62,7 @@ def made_up(draw: st.DrawFn) -> StepTimes:
 spans = st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 600)), max_size=3)
 
 
-@given(st.sampled_from(PUBLISHED) | made_up(), spans, st.integers(0, 120), st.integers(0, 40_000), st.integers(1, 60))
+@given(st.sampled_from(PUBLISHED) | made_up(), spans, st.integers(0, 120), st.integers(0, 4_000), st.integers(1, 60))
 @example(PUBLISHED[-1], [], 1, 0, 40_000)
 def test_pieces_are_single_steps(
     times: StepTimes, chunked: list[tuple[int, int]], decodes: int, context: int, steps: int
@@ -120,6 +120,17 @@ def test_a_leap_is_cut_where_its_table_bends() -> None:
         (10e3, 3e3, 10),
         (40e3, 1.5e3, 10),
         (55e3, 1.5e3, 8),
+    )
+
+
+def test_a_leap_of_both_is_cut_there_too() -> None:
+    table = DecodeTimes(by_context=Table((100, 130), (10.0, 40.0)))
+    model = Fitted(StepTimes("table", "made up", PrefillTimes(7.0, token_us=1.0, context_us=0.5), (table,)))
+    # A chunk of 10 tokens that reads 30, 40, ...; the fixed time of 7 us once; three sequences as above.
+    assert model.pieces((Chunk(0, 20, 10, 999),), 3, 91, 14) == (
+        (10e3 + 10e3 + 15e3, 5e3, 2),
+        (10e3 + 10e3 + 25e3, 5e3 + 3e3, 10),
+        (40e3 + 10e3 + 75e3, 5e3 + 3e3, 2),
     )
 
 
