@@ -6,18 +6,21 @@
     decode  = a + b * t + c * n + overhead            t: context tokens with the new ones, n: sequences
     overhead = 2 + 0.0001 * context tokens            the engine's, each iteration on the first pipeline stage
 
-Decode has one fit below 95 sequences and another from there on.
-The 1 ms is a constant for each pipeline stage of a prefill, of which there is one here. In prefill the context tokens are those
-of the prompts. Ours: a chunk of q tokens after c computed ones counts (c + q)^2 - c^2 towards t2 and c + q towards the context,
-so that the chunks of a prompt sum to its square; a step with chunks and decodes is the sum of both less the smaller of the two
-constants. The authors' engine has neither, and prices a step with both as its prompts alone.
+Decode has one fit below 95 sequences and another from there on; the 1 ms is a constant for each pipeline stage, of which
+there is one here; in prefill the context tokens are those of the prompts.
+
+Ours: a chunk of q tokens after c computed ones counts (c + q)^2 - c^2 towards t2 and c + q towards the context, so that the
+chunks of a prompt sum to its square; a step with chunks and decodes is the sum of both less the smaller of the two constants.
+The authors' engine has neither; their simulator, asked to cut prompts, counts a chunk's own square and leaves out the decodes
+beside it.
 
 `splitwise` (Patel et al., ISCA 2024): two lines through medians of measured Llama-2-70B, one for the prompt phase and one for
 the token phase, over batch tokens: prompt size times batch. Ours: batch tokens of a decode step are the tokens of context that
 it reads, new ones included; the released simulator looks the time up at the number of sequences instead, which is below every
 measured point, so that there a batch of 64 costs hardly more than one of 1. As there, a step with both phases takes 1.1 times
 the prompt time at all of its tokens, decodes counted as one each. A table cannot say what a chunk's computed context costs:
-here nothing, so long prompts cut small come out too fast. Before its first point (128 tokens) a line is flat.
+here nothing, so long prompts cut small come out too fast. Before its first point (128 tokens) a line is flat here, and
+goes on as between its first two there.
 """
 
 from __future__ import annotations
