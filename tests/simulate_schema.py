@@ -93,6 +93,7 @@ class Replica(Strict):
     tp: int
     blocks: int
     max_context: int
+    latency: dict[str, Any] | None
 
 
 class Document(Strict):

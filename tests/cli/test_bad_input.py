@@ -83,6 +83,19 @@ CASES = [
         FLAGS + CONV + "--batcher vllm-v1 --set batcher.token_budget=8",
         "token_budget (8) must be at least max_seqs (256)",
     ),
+    (
+        FLAGS + CONV + "--latency distserv",
+        "unknown latency model 'distserv'; did you mean 'distserve'?",
+    ),
+    (
+        FLAGS + CONV + "--latency splitwise",
+        "'splitwise' does not cover meta-llama/Llama-3.1-8B, tp 1 on h100; it covers",
+    ),
+    (FLAGS + CONV + "--latency none.yaml", "none.yaml: no such file"),
+    (FLAGS + CONV + "--latency broken.yaml", "broken.yaml:2: not YAML"),
+    (FLAGS + CONV + "--latency good.yaml", "good.yaml: unknown key 'replicas'; known: "),
+    (FLAGS + CONV + "--latency a100.yaml", "a100.yaml: holds times of any model on a100, tp any; this replica is"),
+    (FLAGS + CONV + "--latency a100.yaml --json a100.yaml", "--json a100.yaml: would overwrite a100.yaml"),
     # Models.
     ("--model Llama-3.1-70B --device h100 " + CONV, "does not fit on h100 with tp 1: it needs 134.2 GiB a device"),
     ("--model short.json --device h100 " + CONV, "short.json: no field num_hidden_layers, which is needed"),
@@ -98,6 +111,10 @@ CASES = [
     (
         "good.yaml " + CONV + "--batcher static",
         "--batcher: good.yaml says it already; override it with --set batcher=static",
+    ),
+    (
+        "good.yaml " + CONV + "--latency splitwise",
+        "--latency: good.yaml says it already; override it with --set latency=splitwise",
     ),
     ("good.yaml " + CONV + "--tp 2", "--tp: good.yaml says it already; override it with --set replicas.0.tp=2"),
     ("typo.yaml " + CONV, "typo.yaml: replicas[0]: unknown key 'tpp'; did you mean 'tp'?"),
@@ -141,6 +158,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "device.yaml").write_text("model: Llama-3.1-8B\nreplicas: [{device: h101}]\n")
     (tmp_path / "large.yaml").write_text("model: Llama-3.1-70B\n" + group)
     (tmp_path / "broken.yaml").write_text("model: Llama-3.1-8B\nreplicas: [{device: h100}\n")
+    times = "kind: linear\nsource: made up\nprefill: {step_us: 9}\ndecode: {step_us: 9}\ndevice: a100\n"
+    (tmp_path / "a100.yaml").write_text(times)
     return tmp_path
 
 

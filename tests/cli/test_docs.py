@@ -9,7 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from phasewise.control.latency import read_latency
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
+from phasewise.core.step import Chunk
+from phasewise.core.steptimes import DecodeTimes, PrefillTimes, StepTimes
+from phasewise.perf.fit import MeasuredStep
+from phasewise.perf.fitted import Fitted
 from phasewise.policy import catalog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
@@ -31,6 +36,25 @@ def test_the_batcher_of_the_guide_serves(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(catalog.PAPERS, ("batcher", "small"), (names["Small"], "the guide"))
     deployment = Deployment("Llama-3.1-8B", (ReplicaSpec("h100"),), PolicySpec("small", {"token_budget": 300}))
     assert simulate(deployment, load("azure-conv", requests=100)).summary["completed"] == 100
+
+
+def test_the_latency_file_of_the_guide_is_read(tmp_path: Path) -> None:
+    (tmp_path / "times.yaml").write_text(block("latency.md", "yaml"))
+    times = read_latency(tmp_path / "times.yaml")
+    assert (times.kind, times.device, len(times.decode)) == ("table", "rtx-pro-6000", 1)
+
+
+def test_the_fit_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = Fitted(StepTimes("linear", "made up", PrefillTimes(900.0, token_us=2.0), (DecodeTimes(900.0, 5.0, 0.1),)))
+    steps = []
+    for i in range(1, 60):
+        chunks = ((0, 40 * i),) if i % 2 else ()
+        plan = [Chunk(0, start, tokens, 1 << 20) for start, tokens in chunks]
+        time_us = model.pieces(plan, i, 100 * i, 1)[0][0] / 1e3
+        steps.append(MeasuredStep(chunks, i, 100 * i, time_us))
+    exec(compile(block("latency.md", "python"), "guide", "exec", dont_inherit=True), {"steps": steps})
+    assert read_latency(tmp_path / "my-server.yaml").tp == 1
 
 
 def test_the_workload_of_the_guide_loads(tmp_path: Path) -> None:

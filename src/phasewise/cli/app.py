@@ -80,6 +80,14 @@ def simulate(
     max_context: Annotated[
         int | None, typer.Option(help="Longest context, tokens. Default: the model's.", rich_help_panel=_WITHOUT)
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Step times: distserve, splitwise, or a latency file. Default: roofline.",
+            rich_help_panel=_WITHOUT,
+        ),
+    ] = None,
     json: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +121,7 @@ def simulate(
         "batcher": batcher,
         "router": router,
         "max_context": max_context,
+        "latency": latency,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     run(Wanted(deployment, given, settings or [], workload, rate, requests, seed, json, log, figure))

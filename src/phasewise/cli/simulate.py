@@ -99,13 +99,13 @@ def resolved_deployment(wanted: Wanted) -> Resolved:
 def _from_flags(flags: dict[str, Any]) -> dict[str, Any]:
     group = {"device": flags["device"], "tp": flags.get("tp", 1), "count": flags.get("replicas", 1)}
     data: dict[str, Any] = {"model": flags["model"], "replicas": [group]}
-    return data | {name: flags[name] for name in ("batcher", "router", "max_context") if name in flags}
+    return data | {name: flags[name] for name in ("batcher", "router", "max_context", "latency") if name in flags}
 
 
 def _check_outputs(wanted: Wanted) -> None:
     outputs = {"--json": wanted.json, "--log": wanted.log, "--figure": wanted.figure}
     source = None if wanted.workload in builtin_names() else wanted.workload
-    check_outputs(outputs, [wanted.deployment, source, wanted.flags.get("model")])
+    check_outputs(outputs, [wanted.deployment, source, wanted.flags.get("model"), wanted.flags.get("latency")])
     if wanted.figure is not None:
         from phasewise.report.figures import check_figure
 

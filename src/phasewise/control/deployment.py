@@ -34,7 +34,7 @@ from phasewise.workload.yamltext import one_line, plain_yaml
 
 T = TypeVar("T", bound=msgspec.Struct)
 _ROLES = ("batcher", "router")
-_TEXT = {"model", "device", "name", *_ROLES}
+_TEXT = {"model", "device", "name", "latency", *_ROLES}
 _WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "null": "nothing"}
 _SPECIAL: dict[str, bool | None] = {"true": True, "false": False, "null": None, "none": None, "": None}
 
@@ -47,7 +47,7 @@ def read_deployment(path: str | Path, settings: Sequence[str] = ()) -> Deploymen
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a deployment file, not looked into yet but for the path of a model, made whole.
+    """The keys and values of a deployment file, not looked into yet but for paths (a model, a latency file), made whole.
 
     InputError if the file cannot be read or is not YAML (with the line), or holds anything but keys and values.
     """
@@ -61,7 +61,9 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"holds {_shown(data)}; a deployment has keys and values: {', '.join(_names(Deployment))}", where
         )
-    return {**data, "model": _seen_from(Path(path).parent, data["model"])} if "model" in data else data
+    folder = Path(path).parent
+    seen = {"model": _seen_from, "latency": _file_seen_from}
+    return {**data, **{key: see(folder, data[key]) for key, see in seen.items() if key in data}}
 
 
 def deployment_from(data: dict[str, Any], where: str | None = None) -> Deployment:
@@ -72,15 +74,17 @@ def deployment_from(data: dict[str, Any], where: str | None = None) -> Deploymen
         if role in data:
             data[role] = _policy(role, data[role], where)
     if "slo" in data:
-        data["slo"] = _struct(data["slo"], Slo, _at(where, "slo"))
+        data["slo"] = struct_from(data["slo"], Slo, _at(where, "slo"))
     if "replicas" in data:
         groups = data["replicas"]
         if not isinstance(groups, list) or not groups:
             raise InputError(
                 f"expected a list of groups such as {{device: h100}}, got {_shown(groups)}", _at(where, "replicas")
             )
-        data["replicas"] = tuple(_struct(g, ReplicaSpec, _at(where, f"replicas[{i}]")) for i, g in enumerate(groups))
-    return _struct(data, Deployment, where)
+        data["replicas"] = tuple(
+            struct_from(g, ReplicaSpec, _at(where, f"replicas[{i}]")) for i, g in enumerate(groups)
+        )
+    return struct_from(data, Deployment, where)
 
 
 def with_settings(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -118,8 +122,9 @@ def _at(where: str | None, key: str) -> str:
     return f"{where}: {key}" if where else key
 
 
-def _struct(data: Any, kind: type[T], where: str | None) -> T:
-    """A struct from a mapping, or its parts made into structs already; every field's type checked."""
+def struct_from(data: Any, kind: type[T], where: str | None) -> T:
+    """A struct from a mapping, its parts made into structs already. InputError, led by `where` and the key, for an unknown
+    key (with the nearest known one), a missing key, or a value of the wrong type."""
     if not isinstance(data, dict):
         raise InputError(f"expected keys and values ({', '.join(_names(kind))}), got {_shown(data)}", where)
     for key in data:
@@ -201,6 +206,16 @@ def _seen_from(folder: Path, model: Any) -> Any:
     if model.lower() in known or model.lower() in {name.split("/")[1] for name in known}:
         return model
     return str(folder / model) if model.lower().endswith(".json") or (folder / model).is_dir() else model
+
+
+def is_latency_file(latency: str) -> bool:
+    """Whether a deployment's `latency` is the path of a file; otherwise it is a name."""
+    return latency.lower().endswith((".yaml", ".yml", ".json"))
+
+
+def _file_seen_from(folder: Path, latency: Any) -> Any:
+    """The path of a latency file is seen from the file that names it; a name stays."""
+    return str(folder / latency) if isinstance(latency, str) and is_latency_file(latency) else latency
 
 
 def _value(text: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from phasewise.control.latency import in_words, step_times
 from phasewise.core.errors import InputError
 from phasewise.core.spec import Deployment, ModelSpec, ReplicaSpec, Resolved, ResolvedReplica
 from phasewise.perf.efficiency import DATA_SHEET, FITTED, efficiency
@@ -39,7 +40,7 @@ def resolve(deployment: Deployment, where: str | None = None) -> Resolved:
     for group in deployment.replicas:
         replicas += [_replica(deployment, spec, group, watermark, where)] * group.count
     filled = msgspec.structs.replace(deployment, batcher=batcher, router=router, prefix_cache=prefix_cache)
-    return Resolved(filled, spec, tuple(replicas), _basis(replicas))
+    return Resolved(filled, spec, tuple(replicas), _basis(deployment, replicas))
 
 
 def _check(deployment: Deployment, spec: ModelSpec, where: str | None) -> None:
@@ -78,10 +79,14 @@ def _replica(
             f"max_context is {deployment.max_context}; the KV memory of {found.name} (tp {group.tp}) holds {usable}",
             where,
         )
-    return ResolvedReplica(found, group.tp, blocks, limit)
+    times = step_times(deployment, spec, found, group.tp, where)
+    return ResolvedReplica(found, group.tp, blocks, limit, times)
 
 
-def _basis(replicas: list[ResolvedReplica]) -> str:
-    """What the step times rest on; the weakest footing among the replicas."""
+def _basis(deployment: Deployment, replicas: list[ResolvedReplica]) -> str:
+    """What the step times rest on; of a roofline the weakest footing among the replicas."""
+    named = dict.fromkeys(in_words(deployment, r.latency) for r in replicas if r.latency is not None)
+    if named:
+        return "; ".join(named)
     fitted = all(efficiency(r.device).basis == FITTED for r in replicas)
     return FITTED if fitted else DATA_SHEET

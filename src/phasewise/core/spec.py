@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from phasewise.core.steptimes import StepTimes
+
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -91,7 +93,8 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `model` is a catalogue name or the path of a `config.json`; `max_context` defaults to the model's; `host_s` is the time
     that a step spends outside the device (None: the default of the performance model); `tile` rounds the tokens of a step
     up to whole GEMM tiles (0: no rounding); `wire_s` is how long a message between the rooms takes. `prefix_cache` keeps the
-    content of prompts in the KV memory (None: as the batcher's published system does by default).
+    content of prompts in the KV memory (None: as the batcher's published system does by default). `latency` says what the
+    step times rest on: the roofline (None), a published model's name, or the path of a latency file.
     """
 
     model: str
@@ -105,15 +108,18 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wire_s: float = 0.0
     slo: Slo = Slo()
     prefix_cache: bool | None = None
+    latency: str | None = None
 
 
 class ResolvedReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One replica with everything looked up: its device, its KV blocks, the longest context that it serves."""
+    """One replica with everything looked up: its device, its KV blocks, the longest context that it serves, and its step
+    times if they are not the roofline's."""
 
     device: DeviceSpec
     tp: int
     blocks: int
     max_context: int
+    latency: StepTimes | None = None
 
 
 class Resolved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,9 +24,11 @@ from phasewise.core.errors import InputError
 from phasewise.core.event import Arrived, Gone, Woken
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.spec import Deployment, Resolved, ResolvedReplica
+from phasewise.core.step import ALL, Chunk
 from phasewise.core.units import to_ns
 from phasewise.core.version import VERSION
 from phasewise.perf.efficiency import efficiency
+from phasewise.perf.fitted import Fitted
 from phasewise.perf.latency import LatencyModel
 from phasewise.perf.roofline import Roofline
 from phasewise.record.header import Header
@@ -54,8 +56,8 @@ def simulate(
 
     `seed` stands in the log's header, for policies that draw by chance: none does yet, and a workload is drawn before it comes
     here.
-    `log` streams the run log to a file, which appears when the run is complete; `physics` replaces the roofline; `progress`
-    is told now and then how many requests have arrived. InputError for whatever makes no sense.
+    `log` streams the run log to a file, which appears when the run is complete; `physics` replaces the deployment's latency
+    models; `progress` is told now and then how many requests have arrived. InputError for whatever makes no sense.
     """
     resolved = deployment if isinstance(deployment, Resolved) else resolve(deployment)
     check_fit(resolved, workload)
@@ -95,16 +97,19 @@ def check_fit(resolved: Resolved, workload: Workload) -> None:
 
 
 class Roofs:
-    """The roofline of each replica; equal replicas share one, and with it what it remembers."""
+    """The latency model of each replica, a roofline unless its deployment names another; equal replicas share one, and with
+    it what it remembers."""
 
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
-        self._of = cache(self._roofline)
+        self._of = cache(self._model)
 
     def __call__(self, replica: int) -> LatencyModel:
         return self._of(self._resolved.replicas[replica])
 
-    def _roofline(self, spec: ResolvedReplica) -> LatencyModel:
+    def _model(self, spec: ResolvedReplica) -> LatencyModel:
+        if spec.latency is not None:
+            return Fitted(spec.latency)
         d = self._resolved.deployment
         return Roofline(self._resolved.model, spec.device, spec.tp, efficiency(spec.device), d.host_s, d.tile)
 
@@ -193,12 +198,18 @@ class World:
 
 
 def _reference(model: LatencyModel, resolved: Resolved) -> tuple[tuple[tuple[int, float], ...], tuple[float, float]]:
-    """Unloaded times for slowdowns: the TTFT of prompts of about equal ratios, and the line of a lone decode."""
-    if not isinstance(model, Roofline):
-        return (), (0.0, 0.0)
+    """Unloaded times for slowdowns: the TTFT of prompts of about equal ratios, and the line of a lone decode.
+
+    Where that is not straight, the line goes through its first step and through one at the longest context.
+    """
     longest = max(2, resolved.replicas[0].max_context)
     lengths = sorted({min(longest, round(longest ** (i / 64))) for i in range(65)})
-    return tuple((n, model.prefill_ns(n)) for n in lengths), model.decode_line()
+    prefill = tuple((n, model.pieces((Chunk(0, 0, n, n, ALL),), 0, 0, 1)[0][0]) for n in lengths)
+    pieces = model.pieces((), 1, 0, longest)
+    (first, slope, steps), (start, more, n) = pieces[0], pieces[-1]
+    if steps < longest:
+        slope = (start + (n - 1) * more - first) / (longest - 1)
+    return prefill, (first, slope)
 
 
 @contextmanager
