@@ -97,22 +97,26 @@ class Iterations:
 
 
 def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
-    """All gaps between consecutive tokens of one request on one replica, in nanoseconds.
+    """All gaps between consecutive tokens of one request on one replica, in nanoseconds, of the requests in `spans`.
 
     Three kinds: a request's first gap, from the end of the row of its first token to its first decode; the gap to a row's
     first iteration, for all who were decoding before; and the gaps inside a leap. A preempted request's gap spans its stay
-    in the queue and its recomputation.
+    in the queue and its recomputation. `spans` may be those of some requests only: a row weighs as many as it has of them.
     """
     rows = it.rows
-    fresh = spans["first_token"][spans["tokens"] > 1]
-    joined = it.next_row(fresh)
+    several = spans[spans["tokens"] > 1]
+    fresh = several["first_token"]
+    joined, left = it.next_row(fresh), it.next_row(several["last"])
+    joining = np.bincount(joined, minlength=len(rows) + 1)
+    residents = np.cumsum(joining - np.bincount(left, minlength=len(rows) + 1))[: len(rows)]
     first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh]
-    veterans = it.decodes[rows] - np.bincount(joined, minlength=len(rows))
+    veterans = residents - joining[: len(rows)]
     # The first row with decodes has no veterans, so it matters not that its gap reaches back to nothing.
     kept = np.flatnonzero(veterans)
     between = it.first_end_ns[rows[kept]] - it.end_ns[rows[kept - 1]]
     resumed = _resumptions(it, spans)
-    leaps = rows[it.steps[rows] > 1]
+    long = np.flatnonzero((it.steps[rows] > 1) & (residents > 0))
+    leaps = rows[long]
     slope = it.slope[leaps]
     alone = len(first_gaps) + len(resumed)
     points = alone + len(between)
@@ -120,7 +124,7 @@ def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
         np.concatenate([first_gaps, resumed, between, it.first_ns[leaps] + slope]),
         np.concatenate([np.zeros(points), slope]),
         np.concatenate([np.ones(points, np.int64), it.steps[leaps] - 1]),
-        np.concatenate([np.ones(alone, np.int64), veterans[kept], it.decodes[leaps]]),
+        np.concatenate([np.ones(alone, np.int64), veterans[kept], residents[long]]),
     )
 
 
