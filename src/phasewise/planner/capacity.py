@@ -85,9 +85,9 @@ def capacity(
 ) -> Capacity:
     """The highest rate at which `deployment` serves `workload` within `objective`; a pure function, whatever `jobs` is.
 
-    `requests`: None for a whole trace, or 5,000 a replica of a description. `tolerance`: the width of the final bracket, as
-    a share of its upper end. `jobs`: processes (None: one a core); a script that uses several needs the usual
-    `if __name__ == "__main__":`. InputError for whatever makes no sense.
+    `requests`: None for a whole trace; of a description 2,000 a replica, and 10,000 at least. `tolerance`: the width of
+    the final bracket, as a share of its upper end. `jobs`: processes (None: one a core); a script that uses several needs
+    the usual `if __name__ == "__main__":`. InputError for whatever makes no sense.
     """
     resolved = deployment if isinstance(deployment, Resolved) else resolve(deployment)
     opened = source(workload, requests, seed, len(resolved.replicas))
@@ -105,8 +105,7 @@ def capacities(
 ) -> list[Capacity]:
     """`capacity` of several deployments, side by side. Idle workers run ahead on both answers to a probe under way;
     `progress` is told how many simulations are done."""
-    if not FINEST <= tolerance <= COARSEST:
-        raise InputError(f"tolerance {tolerance:g}; give a share of the rate, {FINEST:g} to {COARSEST:g}")
+    check_tolerance(tolerance)
     for arm in arms:
         check(objective, arm.deployment.slo)
         check_fit(arm, requests.at(1.0))
@@ -126,6 +125,12 @@ def capacities(
             if progress is not None:
                 progress(done)
     return [s.outcome(objective, requests, arm.basis) for s, arm in zip(searches, arms, strict=True)]
+
+
+def check_tolerance(tolerance: float, where: str | None = None) -> None:
+    """InputError, led by `where`, unless it is a share of the rate that a search can end at."""
+    if not FINEST <= tolerance <= COARSEST:
+        raise InputError(f"tolerance {tolerance:g}; give a share of the rate, {FINEST:g} to {COARSEST:g}", where)
 
 
 def saturation(deployment: Resolved, requests: Source) -> float:

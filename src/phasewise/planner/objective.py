@@ -62,7 +62,7 @@ Scores = dict[str, float]
 
 
 def parse_target(text: str, where: str | None = None) -> Target:
-    """"tbt=0.1@p99" as a target. InputError, led by `where`, that shows the right form."""
+    """ "tbt=0.1@p99" as a target. InputError, led by `where`, that shows the right form."""
     found = _TARGET.fullmatch(text)
     if found is None:
         raise InputError(f"not an objective; {FORM}", where)
@@ -142,16 +142,24 @@ def _value(target: Target, scored: Scored, header: Header) -> float:
     if target.metric == "tbt":
         value = scored.gaps_ns.quantiles([share])[0] / NS_PER_S
     else:
-        samples = {
-            "ttft": lambda: scored.ttft_s,
-            "tpot": lambda: scored.tpot_s,
-            "e2e": lambda: scored.e2e_s,
-            "delay": lambda: scored.delay_s,
-            "slowdown": lambda: slowdowns(scored, header).get("e2e", np.empty(0)),
-        }[target.metric]()
+        if target.metric == "slowdown":
+            samples = slowdowns(scored, header).get("e2e", np.empty(0))
+        else:
+            samples = getattr(scored, f"{target.metric}_s")
         samples = np.sort(samples[~np.isnan(samples)])
         value = float(samples[rank(share, len(samples))]) if len(samples) else float("nan")
     if np.isnan(value):
         why = "no unloaded reference" if target.metric == "slowdown" else "only answers of one token"
         raise InputError(f"there is no {target.metric} to limit: the run has {why}", f"--slo {target.name}")
     return value
+
+
+def words(objective: Objective, slo: Slo | None = None) -> str:
+    """The objective in words: "tbt p99 ≤ 0.1 s, delay p50 ≤ 2 s"."""
+    if isinstance(objective, Percentiles):
+        said = ((t, "x" if t.metric in UNITLESS else "s") for t in objective.targets)
+        return ", ".join(f"{t.metric} p{t.percentile:g} ≤ {t.limit:g} {unit}" for t, unit in said)
+    named = (("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s)) if slo is not None else ()
+    goals = ", ".join(f"{name} ≤ {value:g} s" for name, value in named if value is not None)
+    what = "requests within" if isinstance(objective, Attainment) else "requests with every token in time by"
+    return f"{objective.share:.4g} of the {what} {goals or 'their objectives'}"

@@ -25,7 +25,7 @@ def path(start: float, known: Mapping[float, bool], tolerance: float) -> tuple[l
     """The rates that a search from `start` has asked for, in order, and what comes next: one more rate, or the end.
 
     It grows or shrinks by a constant factor until it has one answer of each kind, up to 16 times the start and down to a
-    256th, and halves the bracket until its width is at most `tolerance` of its upper end.
+    256th, and halves the bracket until its width is at most `tolerance` of its upper end. Rates have six digits.
     """
     asked: list[float] = []
     low: float | None = None
@@ -47,6 +47,7 @@ def path(start: float, known: Mapping[float, bool], tolerance: float) -> tuple[l
             return asked, Bracket(low, high)
         else:
             rate = (low + high) / 2
+        rate = float(f"{rate:.6g}")
         if not start * LEAST <= rate <= start * MOST:
             return asked, Bracket(low, high)
 

@@ -14,7 +14,8 @@ import numpy as np
 from phasewise.workload.source import load
 from phasewise.workload.workload import Workload
 
-DESCRIBED_REQUESTS = 5_000  # for each replica: a backlog that grows by 3 % of the arrivals is seen
+# Of a description. A backlog that grows by 2.2 % of the arrivals is seen with so many, and every replica settles.
+LEAST_REQUESTS, REPLICA_REQUESTS = 10_000, 2_000
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,15 @@ class Source:
     requests: int
     seed: int
 
-    def at(self, rate: float) -> Workload:
-        """The requests at `rate` requests/s, just as `workload.load` gives them. InputError as there."""
+    @property
+    def name(self) -> str:
+        """The workload's own name."""
+        return self.origin.name if isinstance(self.origin, Workload) else Path(self.origin).stem
+
+    def at(self, rate: float | None) -> Workload:
+        """The requests at `rate` requests/s (None: its own), as `workload.load` gives them. InputError as there."""
         if isinstance(self.origin, Workload):
-            return self.origin.at_rate(rate).head(self.requests)
+            return (self.origin if rate is None else self.origin.at_rate(rate)).head(self.requests)
         return load(self.origin, rate=rate, requests=self.requests, seed=self.seed)
 
     def at_once(self) -> Workload:
@@ -38,13 +44,14 @@ class Source:
 
 
 def source(origin: str | Path | Workload, requests: int | None = None, seed: int = 0, replicas: int = 1) -> Source:
-    """A source of the first `requests` requests (None: a whole trace; 5,000 a replica of a description).
+    """A source of the first `requests` requests (None: a whole trace; of a description 2,000 a
+    replica, and 10,000 at least).
 
     InputError if it cannot be read, holds fewer, or has no rate to change.
     """
     whole = origin if isinstance(origin, Workload) else load(origin, seed=seed)
     described = whole.source is None and not isinstance(origin, Workload)
-    most = DESCRIBED_REQUESTS * replicas if described else len(whole)
+    most = max(LEAST_REQUESTS, REPLICA_REQUESTS * replicas) if described else len(whole)
     found = Source(str(origin) if described else whole, most if requests is None else requests, seed)
     found.at(1.0)
     return found
