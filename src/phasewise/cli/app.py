@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phasewise.cli import options
+import phasewise.cli.options as options
 from phasewise.cli.sidebyside import capacity, compare
 from phasewise.core.version import VERSION
 

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from phasewise.cli.arms import Described
+from phasewise.cli.arms import Described, devices
 from phasewise.cli.outputs import STDOUT, Drafts, check_outputs, json_text, write_out
 from phasewise.cli.progress import Bar
 from phasewise.cli.screen import pairs, show
@@ -118,15 +118,6 @@ def facts(
         rows.append(("scored", f"the middle 80 % of the arrivals · rate to within {share(tolerance)}"))
     rows.append(("times rest on", " · ".join(dict.fromkeys(arm.deployment.basis for arm in arms))))
     return rows
-
-
-def devices(arm: Arm) -> str:
-    """The replicas of one deployment: "2 × h100, tp 4"."""
-    groups: dict[str, int] = {}
-    for replica in arm.deployment.replicas:
-        name = f"{replica.device.name}{f', tp {replica.tp}' if replica.tp > 1 else ''}"
-        groups[name] = groups.get(name, 0) + 1
-    return " + ".join(f"{count} × {name}" for name, count in groups.items())
 
 
 def took(found: Sequence[Capacity], wall_s: float) -> str:

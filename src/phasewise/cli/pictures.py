@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phasewise.cli.arms import devices
 from phasewise.planner.capacity import BACKLOG, Capacity, Probe
 from phasewise.planner.compare import Arm, Comparison
 from phasewise.planner.objective import UNITLESS, Objective, Percentiles, limits
@@ -51,8 +52,6 @@ def rates_picture(
 
 def ran(arms: Sequence[Arm], requests: Source) -> str:
     """What all of them ran, in one line."""
-    from phasewise.cli.capacity import devices
-
     first = arms[0].deployment
     where = " and ".join(dict.fromkeys(devices(arm) for arm in arms))
     return f"{first.model.name} on {where} · {requests.name} · simulated times: {first.basis}"

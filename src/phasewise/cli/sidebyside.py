@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from phasewise.cli import options
+import phasewise.cli.options as options
 
 
 def capacity(
