@@ -13,10 +13,9 @@ from phasewise.core.errors import InputError
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
 from phasewise.perf.roofline import Roofline
 from phasewise.planner.capacity import BACKLOG, Capacity, Probe, capacity, probe, saturation
-from phasewise.planner.compare import Arm, compare
+from phasewise.planner.compare import compare
 from phasewise.planner.objective import Attainment, Percentiles, Target, percentiles
 from phasewise.planner.source import source
-from phasewise.planner.workers import Workers
 from phasewise.sim.simulate import Roofs
 from phasewise.workload.source import load
 from phasewise.workload.synth import FixedLength, Poisson, Synthetic, generate
@@ -200,12 +199,12 @@ def test_saturation_is_offline_throughput_over_mean_output() -> None:
 
 
 def test_compare_with_and_without_an_objective() -> None:
-    arms = [Arm(name, resolve(Deployment(CHAT.model, REPLICA, PolicySpec(name)))) for name in ("vllm-v1", "sarathi")]
+    arms = {name: Deployment(CHAT.model, REPLICA, PolicySpec(name)) for name in ("vllm-v1", "sarathi")}
     requests = source("azure-conv", 300)
-    with Workers(1) as workers:
-        plain = compare(arms, requests, workers, rate=4.0)
-        over = compare(arms, requests, workers, rates=[2.0, 6.0])
-        full = compare(arms, requests, workers, objective=percentiles(["ttft=0.3@p90"]))
+    plain = compare(arms, "azure-conv", requests=300, jobs=1, rate=4.0)
+    over = compare(arms, "azure-conv", requests=300, jobs=1, rates=[2.0, 6.0])
+    full = compare(arms, "azure-conv", requests=300, jobs=1, objective=["ttft=0.3@p90"])
+    assert [arm.name for arm in full.arms] == ["vllm-v1", "sarathi"]
     assert plain.capacities == (None, None)
     assert plain.probes == ((), ())
     assert [p.rate for p in over.probes[0]] == [2.0, 6.0]
@@ -216,4 +215,4 @@ def test_compare_with_and_without_an_objective() -> None:
         assert [p.rate for p in own] == sorted({p.rate for p in own})
         assert {p.rate for p in found.probes} < {p.rate for p in own}
     again: Probe = full.probes[0][0]
-    assert probe(arms[0].deployment, requests, again.rate, full.objective) == again
+    assert probe(full.arms[0].deployment, requests, again.rate, full.objective) == again

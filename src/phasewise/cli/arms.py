@@ -92,15 +92,6 @@ def arms(files: Sequence[Path], flags: dict[str, Any], settings: list[str], batc
     return list(found.values())
 
 
-def devices(arm: Arm) -> str:
-    """The replicas of one deployment: "2 × h100, tp 4"."""
-    groups: dict[str, int] = {}
-    for replica in arm.deployment.replicas:
-        name = f"{replica.device.name}{f', tp {replica.tp}' if replica.tp > 1 else ''}"
-        groups[name] = groups.get(name, 0) + 1
-    return " + ".join(f"{count} × {name}" for name, count in groups.items())
-
-
 def _with_batcher(data: dict[str, Any], text: str) -> dict[str, Any]:
     """ "sarathi:token_budget=512,max_seqs=64" over a deployment's own batcher. InputError led by the flag."""
     where = f"--batcher {text}"

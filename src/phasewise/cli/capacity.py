@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from phasewise.cli.arms import Described, devices
+from phasewise.cli.arms import Described
 from phasewise.cli.outputs import STDOUT, Drafts, check_outputs, json_text, write_out
 from phasewise.cli.progress import Bar
 from phasewise.cli.screen import pairs, show
@@ -25,7 +25,7 @@ from phasewise.planner.compare import Arm, over_rates
 from phasewise.planner.objective import FORM, UNITLESS, Objective, Percentiles, check, limits, words
 from phasewise.planner.source import Source
 from phasewise.planner.workers import Workers, cores
-from phasewise.report.rows import NONE, duration, number, share
+from phasewise.report.rows import NONE, devices_text, duration, number, share
 
 SCHEMA = "phasewise.capacity/1"
 
@@ -52,12 +52,12 @@ def run(what: Described, objective: Objective | None, json: str | None, figure: 
         if json is not None and json != STDOUT:
             drafts.path(json).write_text(text, encoding="utf-8")
         if figure is not None:
-            from phasewise.cli.pictures import rates_picture
+            from phasewise.planner.pictures import rates_picture
             from phasewise.report.figures import save
 
             bar.stage("drawing")
             probes = over_rates(resolved, requests, objective, workers, found)
-            save(rates_picture(arms, found, probes, objective, requests), drafts.path(figure))
+            save(rates_picture(arms, found, probes, objective, requests.name), drafts.path(figure))
     warn(errors, arms, found)
     if json == STDOUT:
         write_out(text)
@@ -110,7 +110,7 @@ def facts(
     about = requests.at(1.0)
     rows = [
         ("model", " · ".join(dict.fromkeys(arm.deployment.model.name for arm in arms))),
-        ("devices", " · ".join(dict.fromkeys(devices(arm) for arm in arms))),
+        ("devices", " · ".join(dict.fromkeys(devices_text(arm.deployment) for arm in arms))),
         ("workload", f"{about.name} · {len(about):,} requests at every rate · seed {requests.seed}"),
     ]
     if objective is not None:

@@ -22,7 +22,7 @@ from phasewise.cli.screen import pairs, show
 from phasewise.control.deployment import as_written
 from phasewise.core.errors import InputError
 from phasewise.core.version import VERSION
-from phasewise.planner.compare import Comparison, compare
+from phasewise.planner.compare import Comparison, compared
 from phasewise.planner.objective import Objective, check, limits
 from phasewise.planner.source import Source
 from phasewise.planner.workers import Workers, cores
@@ -57,7 +57,7 @@ def run(
     began = perf_counter()
     with _folder(figures), Drafts() as drafts, Bar(errors) as bar, Workers(what.jobs or cores()) as workers:
         bar.stage("comparing")
-        found = compare(
+        found = compared(
             arms,
             requests,
             workers,
@@ -72,10 +72,10 @@ def run(
             drafts.path(json).write_text(text, encoding="utf-8")
         drawn: list[str] = []
         if figures is not None:
-            from phasewise.cli.pictures import write_all
+            from phasewise.planner.pictures import draw
 
             bar.stage("drawing")
-            drawn = write_all(found, requests, lambda name: drafts.path(str(Path(figures) / name)))
+            drawn = draw(found, lambda name: drafts.path(str(Path(figures) / name)))
     warn(errors, arms, found.capacities)
     if json == STDOUT:
         write_out(text)

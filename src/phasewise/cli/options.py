@@ -44,7 +44,7 @@ Json = Annotated[
 
 Deployments = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[DEPLOYMENT]...", help="Deployment files (YAML); without one, flags describe it."),
+    typer.Argument(metavar="DEPLOYMENT", help="Deployment files (YAML); without one, flags describe it."),
 ]
 Batchers = Annotated[
     list[str] | None,

@@ -19,7 +19,7 @@ from phasewise.core.action import Outcome
 from phasewise.core.errors import InputError
 from phasewise.core.spec import Deployment, Resolved
 from phasewise.core.units import NS_PER_S
-from phasewise.planner.objective import Objective, Scores, check, judge
+from phasewise.planner.objective import Objective, Scores, as_objective, check, judge
 from phasewise.planner.search import Bracket, ahead, path
 from phasewise.planner.source import Source, source
 from phasewise.planner.workers import Workers, cores
@@ -76,7 +76,7 @@ class Capacity(msgspec.Struct, frozen=True):
 def capacity(
     deployment: Deployment | Resolved,
     workload: str | Path | Workload,
-    objective: Objective,
+    objective: Objective | Sequence[str],
     *,
     requests: int | None = None,
     seed: int = 0,
@@ -85,6 +85,7 @@ def capacity(
 ) -> Capacity:
     """The highest rate at which `deployment` serves `workload` within `objective`; a pure function, whatever `jobs` is.
 
+    `objective`: percentiles as text, such as `["tbt=0.1@p99", "delay=2@p50"]`, or an object of `planner.objective`.
     `requests`: None for a whole trace; of a description 2,000 a replica, and 10,000 at least. `tolerance`: the width of
     the final bracket, as a share of its upper end. `jobs`: processes (None: one a core); a script that uses several needs
     the usual `if __name__ == "__main__":`. InputError for whatever makes no sense.
@@ -92,7 +93,7 @@ def capacity(
     resolved = deployment if isinstance(deployment, Resolved) else resolve(deployment)
     opened = source(workload, requests, seed, len(resolved.replicas))
     with Workers(cores() if jobs is None else jobs) as workers:
-        return capacities([resolved], opened, objective, tolerance, workers)[0]
+        return capacities([resolved], opened, as_objective(objective), tolerance, workers)[0]
 
 
 def capacities(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
+from pathlib import Path
 
 import msgspec
 
-from phasewise.core.spec import Resolved
+from phasewise.control.resolve import resolve
+from phasewise.core.errors import InputError
+from phasewise.core.spec import Deployment, Resolved
 from phasewise.planner.capacity import BACKLOG, TOLERANCE, Capacity, Probe, capacities, probe
-from phasewise.planner.objective import Objective, Percentiles, Target
-from phasewise.planner.source import Source
-from phasewise.planner.workers import Workers
+from phasewise.planner.objective import Objective, Percentiles, Target, as_objective
+from phasewise.planner.source import Source, source
+from phasewise.planner.workers import Workers, cores
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import check_fit, simulate
+from phasewise.workload.workload import Workload
 
 SEEN = Percentiles((Target("ttft", math.inf, 99.0), Target("tbt", math.inf, 99.0)))
 """What is looked at over rates when nobody set an objective: limits that nothing misses."""
@@ -40,6 +44,29 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(
+    deployments: Mapping[str, Deployment | Resolved],
+    workload: str | Path | Workload,
+    *,
+    rate: float | None = None,
+    rates: Sequence[float] | None = None,
+    objective: Objective | Sequence[str] | None = None,
+    requests: int | None = None,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+    jobs: int | None = None,
+) -> Comparison:
+    """Named deployments side by side on one workload: what `compared` says, with `requests`, `tolerance`, `jobs` and
+    `objective` as `capacity` takes them."""
+    arms = [Arm(name, d if isinstance(d, Resolved) else resolve(d)) for name, d in deployments.items()]
+    if not arms:
+        raise InputError("nothing to compare; give at least one deployment")
+    opened = source(workload, requests, seed, max(len(arm.deployment.replicas) for arm in arms))
+    goal = None if objective is None else as_objective(objective)
+    with Workers(cores() if jobs is None else jobs) as workers:
+        return compared(arms, opened, workers, rate=rate, rates=rates, objective=goal, tolerance=tolerance)
+
+
+def compared(
     arms: Sequence[Arm],
     requests: Source,
     workers: Workers,

@@ -82,7 +82,7 @@ def parse_target(text: str, where: str | None = None) -> Target:
 
 
 def percentiles(texts: Sequence[str]) -> Percentiles:
-    """The objective that several `--slo` describe. InputError if one is malformed or stands twice."""
+    """The objective that several texts such as "tbt=0.1@p99" describe. InputError if one is malformed or stands twice."""
     targets: dict[str, Target] = {}
     for text in texts:
         where = f"--slo {text}"
@@ -91,6 +91,11 @@ def percentiles(texts: Sequence[str]) -> Percentiles:
             raise InputError(f"{target.name} is limited twice; leave one of them out", where)
         targets[target.name] = target
     return Percentiles(tuple(targets.values()))
+
+
+def as_objective(given: Objective | Sequence[str]) -> Objective:
+    """An objective as it is, or from the texts that `--slo` takes."""
+    return given if isinstance(given, Percentiles | Attainment | TokenDeadlines) else percentiles(given)
 
 
 def check(objective: Objective, slo: Slo) -> None:

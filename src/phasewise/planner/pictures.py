@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phasewise.cli.arms import devices
 from phasewise.planner.capacity import BACKLOG, Capacity, Probe
 from phasewise.planner.compare import Arm, Comparison
 from phasewise.planner.objective import UNITLESS, Objective, Percentiles, limits
-from phasewise.planner.source import Source
 from phasewise.report.curves import Line, Panel, Point, distributions, rate_curves
 from phasewise.report.figures import compare_timelines, save
-from phasewise.report.rows import number
+from phasewise.report.rows import devices_text, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +33,7 @@ def rates_picture(
     found: Sequence[Capacity | None],
     probes: Sequence[Sequence[Probe]],
     objective: Objective,
-    requests: Source,
+    workload: str,
 ) -> Figure:
     """The objective's scores against the rate, one line a deployment, its capacity marked."""
     names = list(limits(objective))
@@ -46,26 +44,29 @@ def rates_picture(
             for name in names
         )
         lines.append(Line(arm.name, points, None if capacity is None else capacity.rate))
-    text = f"Latency against rate{', capacities marked' if any(found) else ''}\n{ran(arms, requests)}"
+    what = "Latency" if isinstance(objective, Percentiles) else "Requests within their objectives"
+    text = f"{what} against rate{', capacities marked' if any(found) else ''}\n{_ran(arms, workload)}"
     return rate_curves([_panel(name, objective) for name in names], lines, text)
 
 
-def ran(arms: Sequence[Arm], requests: Source) -> str:
+def _ran(arms: Sequence[Arm], workload: str) -> str:
     """What all of them ran, in one line."""
     first = arms[0].deployment
-    where = " and ".join(dict.fromkeys(devices(arm) for arm in arms))
-    return f"{first.model.name} on {where} · {requests.name} · simulated times: {first.basis}"
+    where = " and ".join(dict.fromkeys(devices_text(arm.deployment) for arm in arms))
+    return f"{first.model.name} on {where} · {workload} · simulated times: {first.basis}"
 
 
-def write_all(found: Comparison, requests: Source, place: Callable[[str], Path]) -> list[str]:
-    """Draw every picture that there is something to draw for; their names."""
+def draw(found: Comparison, place: Callable[[str], str | Path]) -> list[str]:
+    """Draw `distributions.png`, `phases.png` and, if rates were looked at, `rates.png`, each where `place` says; the names."""
     runs = [(arm.name, log) for arm, log in zip(found.arms, found.runs, strict=True)]
-    rate = found.runs[0].header.workload["mean_rate_rps"]
+    workload = found.runs[0].header.workload
+    rate = workload["mean_rate_rps"]
     at = "all at once" if rate is None else f"{number(rate)} requests/s"
-    about = f"How long it takes, at {at}\n{ran(found.arms, requests)}"
+    about = f"How long it takes, at {at}\n{_ran(found.arms, workload['name'])}"
     drawn = []
     if any(found.probes):
-        save(rates_picture(found.arms, found.capacities, found.probes, found.objective, requests), place("rates.png"))
+        asked = (found.objective, workload["name"])
+        save(rates_picture(found.arms, found.capacities, found.probes, *asked), place("rates.png"))
         drawn.append("rates.png")
     save(distributions(runs, about), place("distributions.png"))
     save(compare_timelines(runs), place("phases.png"))
