@@ -106,7 +106,7 @@ def distributions(runs: Sequence[tuple[str, RunLog]], title: str) -> Figure:
 def _look(index: int, lines: int) -> dict[str, Any]:
     """Colour, dash and width by place: earlier lines are wider, so that one that is covered can still be seen."""
     dash = DASHES[index // len(COLOURS) % len(DASHES)]
-    return {"color": colour(index), "linestyle": dash, "linewidth": 3.2 - 1.8 * index / max(1, lines - 1)}
+    return {"color": colour(index), "linestyle": dash, "linewidth": 2.8 - 1.3 * index / max(1, lines - 1)}
 
 
 def _curves(axes: Axes, panel: Panel, which: int, lines: Sequence[Line]) -> None:
@@ -150,7 +150,7 @@ def _scale(axes: Axes, panel: Panel, values: Sequence[float]) -> None:
             f"objective {shown(panel.limit)}",
             (0.004, panel.limit),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
+            xytext=(0, -11 if panel.share else 3),
             textcoords="offset points",
             fontsize=9,
             color=INK,
