@@ -1,59 +1,86 @@
-"""Three batchers on one device under one load: a table, and their phase timelines in `demo/timeline.png`.
+"""How much can one device take, and what does it feel like? The batchers side by side: a table and three pictures in `demo/`.
 
 Run by `make demo`. It uses nothing but the public names of the package.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import phasewise
-from phasewise.report import compare_timelines, save, side_by_side
+from phasewise.planner.pictures import draw
+from phasewise.report import side_by_side
 
+MODEL, DEVICE, WORKLOAD, REQUESTS = "meta-llama/Llama-3.1-8B", "h100", "azure-conv", 5_000
 RATE = 8.0
-REQUESTS = 2000
-BATCHERS = [
-    phasewise.PolicySpec("static"),
-    phasewise.PolicySpec("vllm-v1"),
-    phasewise.PolicySpec("sarathi", {"token_budget": 512}),
-]
+OBJECTIVE = ("tbt=0.05@p99", "delay=2@p50")
+BATCHERS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("static", {}, "ends a batch before it starts the next: few pauses between tokens, seconds in the queue"),
+    ("vllm-v1", {}, "starts prompts at once, up to 2,048 tokens an iteration: everybody who decodes pauses for them"),
+    (
+        "sarathi",
+        {"token_budget": 512},
+        "cuts prompts into 512-token chunks: short pauses, a little more time to first token",
+    ),
+)
+FOLDER = Path("demo")
 
 
 def main() -> None:
-    """Simulate, print, draw."""
-    workload = phasewise.load_workload("azure-conv", rate=RATE, requests=REQUESTS)
-    runs = []
-    for batcher in BATCHERS:
-        deployment = phasewise.Deployment(
-            model="meta-llama/Llama-3.1-8B",
-            replicas=(phasewise.ReplicaSpec("h100"),),
-            batcher=batcher,
-            # Static batching reserves this many tokens of KV memory for every request, however short.
-            max_context=8192,
-            slo=phasewise.Slo(ttft_s=1.0, tpot_s=0.03),
-        )
-        runs.append((batcher.name, phasewise.simulate(deployment, workload)))
-    print(f"Llama-3.1-8B on one H100, {REQUESTS:,} chat requests at {RATE:g} a second (azure-conv), three batchers.")
-    print(f"Simulated; times rest on: {runs[0][1].header.resolved.basis}.\n")
-    table(runs)
-    print(
-        "\nstatic     waits for a batch to end before it starts the next: few pauses between tokens, seconds in the queue."
-        "\nvllm-v1    starts prompts at once, up to 2,048 tokens an iteration: everybody who decodes pauses for them."
-        "\nsarathi    cuts prompts into 512-token chunks: short pauses, for a little more time to the first token."
+    """Search, print, draw."""
+    began = time.perf_counter()
+    print(f"{MODEL} on one {DEVICE}, {REQUESTS:,} chat requests ({WORKLOAD}), {len(BATCHERS)} batchers.")
+    print(f"Which rate can each take with {' and '.join(OBJECTIVE)} (seconds at a percentile)?\n")
+    found = phasewise.compare(
+        {name: deployment(name, params) for name, params, _ in BATCHERS},
+        WORKLOAD,
+        rate=RATE,
+        objective=OBJECTIVE,
+        requests=REQUESTS,
     )
-    folder = Path("demo")
-    folder.mkdir(exist_ok=True)
-    save(compare_timelines(runs), folder / "timeline.png")
-    took = sum(log.summary["wall_s"] for _, log in runs)
-    print(f"\nThe picture of it is {folder / 'timeline.png'}. Simulating all three took {took:.1f} s.")
+    table(found)
+    print()
+    for name, _, about in BATCHERS:
+        print(f"{name:10} {about}.")
+    FOLDER.mkdir(exist_ok=True)
+    names = draw(found, lambda name: FOLDER / name)
+    print(f"\nPictures: {', '.join(str(FOLDER / name) for name in names)}.")
+    print(
+        f"Simulated; times rest on: {found.arms[0].deployment.basis}. All of it took {time.perf_counter() - began:.0f} s."
+    )
 
 
-def table(runs: list[tuple[str, phasewise.RunLog]]) -> None:
-    """One column a run, one row a metric."""
-    print(f"{'':14}" + "".join(f"{name:>10}" for name, _ in runs))
-    for row in side_by_side(runs):
-        cells = "".join(f"{cell:>10}" for cell in row.cells)
-        print(f"{row.name:14}{cells}  {row.unit:9} {row.note}")
+def deployment(name: str, params: dict[str, Any]) -> phasewise.Deployment:
+    """One replica under one batcher."""
+    return phasewise.Deployment(
+        model=MODEL,
+        replicas=(phasewise.ReplicaSpec(DEVICE),),
+        batcher=phasewise.PolicySpec(name, params),
+        # Static batching reserves this many tokens of KV memory for every request, however short.
+        max_context=8192,
+    )
+
+
+def table(found: phasewise.Comparison) -> None:
+    """One column a batcher: the capacity and what bound it, then latencies at one rate for all."""
+    columns = [14, *(max(12, len(arm.name) + 2) for arm in found.arms)]
+
+    def row(name: str, cells: list[str], note: str) -> None:
+        print(
+            f"{name:{columns[0]}}" + "".join(f"{c:>{w}}" for c, w in zip(cells, columns[1:], strict=True)) + f"  {note}"
+        )
+
+    searched = [c for c in found.capacities if c is not None]
+    row("", [arm.name for arm in found.arms], "")
+    row(
+        "capacity", ["none" if c.rate is None else f"{c.rate:.1f}" for c in searched], "requests/s, highest within both"
+    )
+    row("bound by", [", ".join(c.bound_by) for c in searched], "what missed just above")
+    print(f"\nat {RATE:g} requests/s:")
+    for line in side_by_side([(arm.name, log) for arm, log in zip(found.arms, found.runs, strict=True)]):
+        row(line.name, list(line.cells), f"{line.unit:9} {line.note}")
 
 
 if __name__ == "__main__":

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from phasewise.control.deployment import read_deployment
     from phasewise.core.errors import PhasewiseError
     from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
+    from phasewise.planner.capacity import Capacity, capacity
+    from phasewise.planner.compare import Comparison, compare
     from phasewise.record.runlog import RunLog
     from phasewise.sim.simulate import simulate
     from phasewise.workload.source import load as load_workload
 
 __all__ = [
+    "Capacity",
+    "Comparison",
     "Deployment",
     "PhasewiseError",
     "PolicySpec",
@@ -34,12 +38,18 @@ __all__ = [
     "RunLog",
     "Slo",
     "__version__",
+    "capacity",
+    "compare",
     "load_workload",
     "read_deployment",
     "simulate",
 ]
 
 _HOMES = {
+    "Capacity": ("phasewise.planner.capacity", "Capacity"),
+    "Comparison": ("phasewise.planner.compare", "Comparison"),
+    "capacity": ("phasewise.planner.capacity", "capacity"),
+    "compare": ("phasewise.planner.compare", "compare"),
     "Deployment": ("phasewise.core.spec", "Deployment"),
     "PhasewiseError": ("phasewise.core.errors", "PhasewiseError"),
     "PolicySpec": ("phasewise.core.spec", "PolicySpec"),

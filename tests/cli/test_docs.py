@@ -61,3 +61,8 @@ def test_the_workload_of_the_guide_loads(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(block("workloads.md", "yaml"))
     found = load(tmp_path / "w.yaml", requests=50)
     assert (found.name, len(found), found.max_tokens) == ("chat", 50, 1024)
+
+
+def test_the_capacity_of_the_guide_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block("capacity.md", "python"), "guide", "exec", dont_inherit=True), {"__name__": "__main__"})
+    assert "('tbt@p99',)" in capsys.readouterr().out

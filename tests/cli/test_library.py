@@ -49,7 +49,7 @@ def test_the_demo(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["timeline.png"]
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == {"rates.png", "distributions.png", "phases.png"}
     for text in (
         "static",
         "vllm-v1",
@@ -57,8 +57,10 @@ def test_the_demo(tmp_path: Path) -> None:
         "TTFT p99",
         "TBT p99",
         "preemptions",
+        "capacity",
+        "bound by",
         "roofline, fitted",
-        "demo/timeline.png",
+        "demo/rates.png",
     ):
         assert text in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 120

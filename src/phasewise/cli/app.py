@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+import phasewise.cli.options as options
+from phasewise.cli.sidebyside import capacity, compare
 from phasewise.core.version import VERSION
 
 app = typer.Typer(
@@ -16,8 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_WITHOUT = "Without a deployment file"
-_OUTPUT = "Output"
 
 
 def _version(wanted: bool) -> None:
@@ -41,14 +41,7 @@ def simulate(
         Path | None,
         typer.Argument(metavar="DEPLOYMENT", help="A deployment file (YAML); without one, flags describe it."),
     ] = None,
-    workload: Annotated[
-        str,
-        typer.Option(
-            "--workload",
-            "-w",
-            help="A built-in workload (azure-conv, azure-code), a trace (.csv) or a description (.yaml).",
-        ),
-    ] = ...,  # type: ignore[assignment]
+    workload: options.Workload = ...,  # type: ignore[assignment]
     rate: Annotated[
         float | None,
         typer.Option(help="Total mean rate, requests/s; stretches a trace's time. Default: the workload's own."),
@@ -57,51 +50,34 @@ def simulate(
         int | None,
         typer.Option(help="The first so many requests. Default: the whole trace; 2,000 of a described workload."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of whatever is drawn by chance.")] = 0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set one value, such as batcher.token_budget=512; repeatable."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model's name, such as meta-llama/Llama-3.1-8B, or a config.json.", rich_help_panel=_WITHOUT
-        ),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="A device's name, such as h100.", rich_help_panel=_WITHOUT)] = None,
-    tp: Annotated[int | None, typer.Option(help="Devices a replica. Default: 1.", rich_help_panel=_WITHOUT)] = None,
-    replicas: Annotated[int | None, typer.Option(help="Equal replicas. Default: 1.", rich_help_panel=_WITHOUT)] = None,
+    seed: options.Seed = 0,
+    settings: options.Settings = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    tp: options.Tp = None,
+    replicas: options.Replicas = None,
     batcher: Annotated[
-        str | None, typer.Option(help="See 'phasewise policies'. Default: sarathi.", rich_help_panel=_WITHOUT)
+        str | None, typer.Option(help="See 'phasewise policies'. Default: sarathi.", rich_help_panel=options.WITHOUT)
     ] = None,
-    router: Annotated[
-        str | None, typer.Option(help="See 'phasewise policies'. Default: round-robin.", rich_help_panel=_WITHOUT)
-    ] = None,
-    max_context: Annotated[
-        int | None, typer.Option(help="Longest context, tokens. Default: the model's.", rich_help_panel=_WITHOUT)
-    ] = None,
-    latency: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Step times: distserve, splitwise, or a latency file. Default: roofline.",
-            rich_help_panel=_WITHOUT,
-        ),
-    ] = None,
+    router: options.Router = None,
+    max_context: options.MaxContext = None,
+    latency: options.Latency = None,
     json: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|-", help="Write the summary as JSON; - for standard output.", rich_help_panel=_OUTPUT
+            metavar="FILE|-", help="Write the summary as JSON; - for standard output.", rich_help_panel=options.OUTPUT
         ),
     ] = None,
     log: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Write the run log: every event and action.", rich_help_panel=_OUTPUT),
+        typer.Option(metavar="FILE", help="Write the run log: every event and action.", rich_help_panel=options.OUTPUT),
     ] = None,
     figure: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Draw the phase timeline of replica 0 (.png, .svg, .pdf).", rich_help_panel=_OUTPUT
+            metavar="FILE",
+            help="Draw the phase timeline of replica 0 (.png, .svg, .pdf).",
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
 ) -> None:
@@ -113,18 +89,21 @@ def simulate(
     """
     from phasewise.cli.simulate import Wanted, run
 
-    flags = {
-        "model": model,
-        "device": device,
-        "tp": tp,
-        "replicas": replicas,
-        "batcher": batcher,
-        "router": router,
-        "max_context": max_context,
-        "latency": latency,
-    }
-    given = {name: value for name, value in flags.items() if value is not None}
-    run(Wanted(deployment, given, settings or [], workload, rate, requests, seed, json, log, figure))
+    flags = options.given(
+        model=model,
+        device=device,
+        tp=tp,
+        replicas=replicas,
+        batcher=batcher,
+        router=router,
+        max_context=max_context,
+        latency=latency,
+    )
+    run(Wanted(deployment, flags, settings or [], workload, rate, requests, seed, json, log, figure))
+
+
+app.command()(capacity)
+app.command()(compare)
 
 
 @app.command()

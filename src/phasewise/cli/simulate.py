@@ -77,7 +77,12 @@ def run(wanted: Wanted) -> None:
 
 def resolved_deployment(wanted: Wanted) -> Resolved:
     """The deployment that a file or flags describe, with settings over it, and every name looked up."""
-    file, flags = wanted.deployment, wanted.flags
+    data, where = described(wanted.deployment, wanted.flags, wanted.settings)
+    return resolve(deployment_from(data, where), where)
+
+
+def described(file: Path | None, flags: dict[str, Any], settings: list[str]) -> tuple[dict[str, Any], str | None]:
+    """The plain values of a deployment from a file or flags, with settings over them, and what to call their place."""
     if file is not None:
         if flags:
             name, value = next(iter(flags.items()))
@@ -90,10 +95,10 @@ def resolved_deployment(wanted: Wanted) -> Resolved:
         data = _from_flags(flags)
     where = None if file is None else str(file)
     deployment_from(data, where)
-    if wanted.settings:
-        data = with_settings(data, wanted.settings)
+    if settings:
+        data = with_settings(data, settings)
         where = None if file is None else f"{file} with --set"
-    return resolve(deployment_from(data, where), where)
+    return data, where
 
 
 def _from_flags(flags: dict[str, Any]) -> dict[str, Any]:

@@ -74,12 +74,9 @@ class Mixture:
 
 
 class Iterations:
-    """The decode iterations of one cohort: where each row's first one ends, and which rows have any.
+    """The decode iterations of one cohort: where each row's first one ends, and which rows have any (`decoding`; None: all)."""
 
-    `decodes` is how many of its members decode in each row; of a replica's only cohort the rows themselves say so.
-    """
-
-    def __init__(self, steps: NDArray[Any], decodes: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, steps: NDArray[Any], decoding: NDArray[np.bool_] | None = None) -> None:
         n = steps["steps"].astype(np.int64)
         self.slope: Floats = steps["slope_ns"]
         self.end_ns = steps["end_ns"]
@@ -87,8 +84,8 @@ class Iterations:
         self.first_ns: Floats = (spent - self.slope * (n * (n - 1) / 2)) / n
         self.first_end_ns: Floats = steps["start_ns"] + self.first_ns
         self.steps = n
-        self.decodes = steps["decodes"].astype(np.int64) if decodes is None else decodes
-        decoding = self.decodes > 0
+        if decoding is None:
+            decoding = steps["decodes"] > 0
         self.rows = np.flatnonzero(decoding)
         self.done_after = np.cumsum(n * decoding)
         self._upto = np.cumsum(decoding)
@@ -104,17 +101,13 @@ Part = tuple[Iterations, NDArray[np.int64]]
 
 def by_cohort(steps: NDArray[Any], spans: NDArray[Any]) -> list[Part]:
     """The iterations of each cohort of a replica, and which spans are its own."""
-    cohorts = np.unique(spans["cohort"])
-    if len(cohorts) < 2:
+    used = int(np.bitwise_or.reduce(steps["cohorts"], initial=0))
+    if not used & (used - 1):
         return [(Iterations(steps), np.arange(len(spans)))]
     parts: list[Part] = []
-    for cohort in cohorts.tolist():
+    for cohort in np.unique(spans["cohort"]).tolist():
         mine = np.flatnonzero(spans["cohort"] == cohort)
-        begun = spans[mine][spans["first_token"][mine] >= 0]
-        change = np.bincount(_since(begun) + 1, minlength=len(steps) + 1)
-        change -= np.bincount(begun["last"] + 1, minlength=len(steps) + 1)
-        running = (steps["cohorts"] & np.uint64(1 << cohort)) > 0
-        parts.append((Iterations(steps, np.cumsum(change)[: len(steps)] * running), mine))
+        parts.append((Iterations(steps, (steps["cohorts"] & np.uint64(1 << cohort)) > 0), mine))
     return parts
 
 
@@ -130,21 +123,32 @@ def _since(spans: NDArray[Any]) -> NDArray[np.int64]:
     return since
 
 
+def decoding(it: Iterations, spans: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """In each row with decodes, how many of these spans decode, and how many of them did so in an earlier one already."""
+    several = spans[spans["tokens"] > 1 - _continues(spans)]
+    joining = np.bincount(it.next_row(_since(several)), minlength=len(it.rows) + 1)
+    leaving = np.bincount(it.next_row(several["last"]), minlength=len(it.rows) + 1)
+    residents = np.cumsum(joining - leaving)[: len(it.rows)]
+    return residents, residents - joining[: len(it.rows)]
+
+
 def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
-    """The gaps between consecutive tokens within the stays of one cohort, in nanoseconds.
+    """The gaps between consecutive tokens within the stays of one cohort, in nanoseconds, of the requests in `spans`.
 
     Three kinds: a request's first gap, from the end of the row of its first token to its first decode; the gap to a row's
-    first iteration, for all who were decoding before; and the gaps inside a leap.
+    first iteration, for all who were decoding before; and the gaps inside a leap. `spans` may be those of some requests only: a
+    row weighs as many as it has of them.
     """
     rows = it.rows
     fresh = spans[spans["tokens"] > 1 - _continues(spans)]
     joined = it.next_row(_since(fresh))
+    residents, veterans = decoding(it, spans)
     first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh["first_token"]]
-    veterans = it.decodes[rows] - np.bincount(joined, minlength=len(rows))
     # The first row with decodes has no veterans, so it matters not that its gap reaches back to nothing.
     kept = np.flatnonzero(veterans)
     between = it.first_end_ns[rows[kept]] - it.end_ns[rows[kept - 1]]
-    leaps = rows[it.steps[rows] > 1]
+    long = np.flatnonzero((it.steps[rows] > 1) & (residents > 0))
+    leaps = rows[long]
     slope = it.slope[leaps]
     alone = len(first_gaps)
     points = alone + len(between)
@@ -152,7 +156,7 @@ def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
         np.concatenate([first_gaps, between, it.first_ns[leaps] + slope]),
         np.concatenate([np.zeros(points), slope]),
         np.concatenate([np.ones(points, np.int64), it.steps[leaps] - 1]),
-        np.concatenate([np.ones(alone, np.int64), veterans[kept], it.decodes[leaps]]),
+        np.concatenate([np.ones(alone, np.int64), veterans[kept], residents[long]]),
     )
 
 

@@ -31,7 +31,7 @@ class Scored:
     """What every scorer reads, worked out once: each request's instants, and the pooled gaps.
 
     `requests` are the rows of the requests that finished; `delay_s, ttft_s, e2e_s, tpot_s` are theirs (TPOT: nan for an
-    answer of one token), `tbt_s` the distribution of all gaps between tokens. Seconds.
+    answer of one token), `tbt_s` the distribution of all gaps between tokens. Seconds. `gaps_ns` holds the gaps themselves.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -56,7 +56,8 @@ class Scored:
         gaps = done["tokens"] - 1
         self.tpot_s = np.full(len(done), np.nan)
         np.divide((self._last_token - self._first_token)[ids] / NS_PER_S, gaps, out=self.tpot_s, where=gaps > 0)
-        gaps_ns = Mixture.pooled([gap for replica in range(len(tables.spans)) for gap in self._gaps(replica)])
+        gaps = [gap for replica in range(len(tables.spans)) for gap in self._gaps(replica)]
+        self.gaps_ns = gaps_ns = Mixture.pooled(gaps)
         tbt_ns = {"mean": gaps_ns.mean, **dict(zip(SHARES, gaps_ns.quantiles(list(SHARES.values())), strict=True))}
         self.tbt_s = {name: _number(value / NS_PER_S) for name, value in tbt_ns.items()}
         self.last_token_ns = int(self._last_token.max(initial=-1))
@@ -111,8 +112,12 @@ def distribution(values: Floats) -> dict[str, float | None]:
     values = np.sort(values[~np.isnan(values)])
     if not len(values):
         return {"mean": None, **dict.fromkeys(SHARES)}
-    ranks = {name: max(0, int(np.ceil(q * len(values) - 1e-9)) - 1) for name, q in SHARES.items()}
-    return {"mean": float(values.mean()), **{name: float(values[k]) for name, k in ranks.items()}}
+    return {"mean": float(values.mean()), **{name: float(values[rank(q, len(values))]) for name, q in SHARES.items()}}
+
+
+def rank(share: float, samples: int) -> int:
+    """The place, from 0, among so many sorted samples of the smallest that at least `share` of them do not exceed."""
+    return max(0, int(np.ceil(share * samples - 1e-9)) - 1)
 
 
 def pooled_tbt(scored: Scored) -> dict[str, float | None]:
@@ -139,6 +144,11 @@ def slowdown(scored: Scored, header: Header) -> dict[str, dict[str, float | None
     TBT is the request's mean, as there. The reference is `header.reference_*`: the whole prompt in one step, then lone
     decodes over the growing context; E2E of the reference is TTFT + TBT x (tokens - 1).
     """
+    return {name: distribution(values) for name, values in slowdowns(scored, header).items()}
+
+
+def slowdowns(scored: Scored, header: Header) -> dict[str, Floats]:
+    """`slowdown`, request by request (one row each of `scored.requests`); nothing where there is no reference."""
     grid = np.array(header.reference_ttft, dtype=np.float64).reshape(-1, 2)
     if not len(grid):
         return {}
@@ -148,7 +158,7 @@ def slowdown(scored: Scored, header: Header) -> dict[str, dict[str, float | None
     tbt = (base + per_token * (prompt + (tokens - 2) / 2)) / NS_PER_S
     e2e = ttft + tbt * (tokens - 1)
     pairs = (("ttft", scored.ttft_s, ttft), ("tbt", scored.tpot_s, tbt), ("e2e", scored.e2e_s, e2e))
-    return {name: distribution(seen / alone) for name, seen, alone in pairs}
+    return {name: seen / alone for name, seen, alone in pairs}
 
 
 def token_deadlines(scored: Scored, slo: Slo) -> dict[str, float | None]:

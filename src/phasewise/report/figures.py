@@ -45,7 +45,7 @@ _STYLE: Any = {
 def check_figure(path: str | Path) -> None:
     """InputError, before any work is done, if a picture cannot be drawn here or under this name."""
     _check_suffix(Path(path))
-    _figure_class()
+    figure_class()
 
 
 def timeline(log: RunLog, replica: int = 0, window: Window | None = None) -> Figure:
@@ -53,8 +53,8 @@ def timeline(log: RunLog, replica: int = 0, window: Window | None = None) -> Fig
     under a strip that shows the whole run. InputError for a replica or a window that the run does not have."""
     series = phases(log, replica)
     shown = _checked(window, series)
-    with _style():
-        figure = _figure_class()(figsize=(12, 7.4), dpi=DPI, layout="constrained")
+    with style():
+        figure = figure_class()(figsize=(12, 7.4), dpi=DPI, layout="constrained")
         strip, *panels = figure.subplots(4, 1, height_ratios=[0.7, 1.5, 1.7, 1.5])
         _strip(strip, series, shown)
         _panels(panels, series, shown)
@@ -73,8 +73,8 @@ def compare_timelines(runs: Sequence[tuple[str, RunLog]], replica: int = 0, wind
         raise InputError("no runs to compare; give at least one")
     all_series = [phases(log, replica) for _, log in runs]
     shown = _checked(window, max(all_series, key=lambda s: s.length_s)) if window else busiest(all_series[0])
-    with _style():
-        figure = _figure_class()(figsize=(12, 0.8 + 3.9 * len(runs)), dpi=DPI, layout="constrained")
+    with style():
+        figure = figure_class()(figsize=(12, 0.8 + 3.9 * len(runs)), dpi=DPI, layout="constrained")
         every = list(figure.subplots(3 * len(runs), 1, height_ratios=[1.2, 1.4, 1.2] * len(runs)))
         for i, (series, (name, _)) in enumerate(zip(all_series, runs, strict=True)):
             panels = every[3 * i : 3 * i + 3]
@@ -101,7 +101,7 @@ def save(figure: Figure, path: str | Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     undated = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     try:
-        with _style():
+        with style():
             figure.savefig(partial, format=kind, dpi=DPI, metadata=undated)
         partial.replace(path)
     except OSError as error:
@@ -116,7 +116,7 @@ def _check_suffix(path: Path) -> str:
     return path.suffix.lower()[1:]
 
 
-def _figure_class() -> type[Figure]:
+def figure_class() -> type[Figure]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -124,7 +124,7 @@ def _figure_class() -> type[Figure]:
     return Figure
 
 
-def _style() -> Any:
+def style() -> Any:
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)

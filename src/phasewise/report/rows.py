@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from phasewise.core.spec import PolicySpec
+from phasewise.core.spec import PolicySpec, Resolved
 from phasewise.record.header import Header
 from phasewise.record.runlog import RunLog
 
@@ -117,6 +117,15 @@ def workload_text(header: Header) -> str:
     """The workload's name and rate: "azure-conv at 5.00 requests/s"."""
     rate = header.workload["mean_rate_rps"]
     return f"{header.workload['name']} {'all at once' if rate is None else f'at {number(rate)} requests/s'}"
+
+
+def devices_text(resolved: Resolved) -> str:
+    """All replicas: "2 × h100, tp 4 + 1 × a100-80gb"."""
+    groups: dict[str, int] = {}
+    for replica in resolved.replicas:
+        name = f"{replica.device.name}{f', tp {replica.tp}' if replica.tp > 1 else ''}"
+        groups[name] = groups.get(name, 0) + 1
+    return " + ".join(f"{count} × {name}" for name, count in groups.items())
 
 
 def objectives(header: Header) -> str:

@@ -1,0 +1,104 @@
+"""The verbs that set deployments side by side, and their flags."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import phasewise.cli.options as options
+
+
+def capacity(
+    deployments: options.Deployments = None,
+    workload: options.Workload = ...,  # type: ignore[assignment]
+    batchers: options.Batchers = None,
+    slo: options.Slos = None,
+    attainment: options.AttainmentShare = None,
+    token_deadlines: options.DeadlineShare = None,
+    tolerance: options.Tolerance = 0.025,
+    requests: options.SearchRequests = None,
+    seed: options.Seed = 0,
+    jobs: options.Jobs = None,
+    settings: options.Settings = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    tp: options.Tp = None,
+    replicas: options.Replicas = None,
+    router: options.Router = None,
+    max_context: options.MaxContext = None,
+    json: options.Json = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw the objective over rates, capacities marked (.png, .svg, .pdf).",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+) -> None:
+    """Find the highest rate within an objective.
+
+    \b
+    phasewise capacity --model Llama-3.1-8B --device h100 --workload azure-conv --slo tbt=0.1@p99 --slo delay=2@p50
+    phasewise capacity deployment.yaml --workload azure-conv --attainment 0.9 --batcher sarathi --batcher vllm-v1
+    """
+    from phasewise.cli.arms import Described, objective
+    from phasewise.cli.capacity import run
+
+    flags = options.given(model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context)
+    what = Described(
+        deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs
+    )
+    run(what, objective(slo or [], attainment, token_deadlines), json, figure)
+
+
+def compare(
+    deployments: options.Deployments = None,
+    workload: options.Workload = ...,  # type: ignore[assignment]
+    batchers: options.Batchers = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Total mean rate of the runs, requests/s. Default: the workload's own.")
+    ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(metavar="R,R,...", help="Rates to look at. Default, with an objective: up to the capacity."),
+    ] = None,
+    slo: options.Slos = None,
+    attainment: options.AttainmentShare = None,
+    token_deadlines: options.DeadlineShare = None,
+    tolerance: options.Tolerance = 0.025,
+    requests: options.SearchRequests = None,
+    seed: options.Seed = 0,
+    jobs: options.Jobs = None,
+    settings: options.Settings = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    tp: options.Tp = None,
+    replicas: options.Replicas = None,
+    router: options.Router = None,
+    max_context: options.MaxContext = None,
+    json: options.Json = None,
+    figures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Draw distributions.png, phases.png and, if rates were looked at, rates.png into it.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+) -> None:
+    """Set deployments or batchers side by side on one workload.
+
+    \b
+    phasewise compare --model Llama-3.1-8B --device h100 --workload azure-conv --batcher vllm-v1 --batcher sarathi
+    phasewise compare one.yaml two.yaml --workload azure-conv --rate 5 --slo tbt=0.1@p99 --figures pictures
+    """
+    from phasewise.cli.arms import Described, objective
+    from phasewise.cli.compare import run
+
+    flags = options.given(model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context)
+    what = Described(
+        deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs
+    )
+    run(what, objective(slo or [], attainment, token_deadlines), rate, rates, json, figures)
