@@ -112,13 +112,14 @@ def by_cohort(steps: NDArray[Any], spans: NDArray[Any]) -> list[Part]:
         mine = np.flatnonzero(spans["cohort"] == cohort)
         begun = spans[mine][spans["first_token"][mine] >= 0]
         change = np.bincount(_since(begun) + 1, minlength=len(steps) + 1)
-        change -= np.bincount(begun["last"] + 1, minlength=len(steps) + 1)
+        # One that was moved and left before its next token has its last token behind the row from which it counts.
+        change -= np.bincount(np.maximum(_since(begun), begun["last"]) + 1, minlength=len(steps) + 1)
         running = (steps["cohorts"] & np.uint64(1 << cohort)) > 0
         parts.append((Iterations(steps, np.cumsum(change)[: len(steps)] * running), mine))
     return parts
 
 
-def _continues(spans: NDArray[Any]) -> NDArray[np.bool_]:
+def continues(spans: NDArray[Any]) -> NDArray[np.bool_]:
     """Which spans continue an earlier one of their request, in another cohort."""
     after: NDArray[np.bool_] = (spans["first_token"] >= 0) & (spans["first_chunk"] > spans["first_token"])
     return after
@@ -126,8 +127,16 @@ def _continues(spans: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _since(spans: NDArray[Any]) -> NDArray[np.int64]:
     """The row after which each span's decode iterations begin."""
-    since: NDArray[np.int64] = np.maximum(spans["first_token"], spans["first_chunk"] - 1)
-    return since
+    row: NDArray[np.int64] = np.maximum(spans["first_token"], spans["first_chunk"] - 1)
+    return row
+
+
+def veterans_of(it: Iterations, spans: NDArray[Any]) -> NDArray[np.int64]:
+    """For each row with decodes, how many of them had a token in an earlier one since they joined this cohort."""
+    fresh = spans[spans["tokens"] > 1 - continues(spans)]
+    joined = np.bincount(it.next_row(_since(fresh)), minlength=len(it.rows))
+    veterans: NDArray[np.int64] = it.decodes[it.rows] - joined
+    return veterans
 
 
 def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
@@ -137,10 +146,10 @@ def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
     first iteration, for all who were decoding before; and the gaps inside a leap.
     """
     rows = it.rows
-    fresh = spans[spans["tokens"] > 1 - _continues(spans)]
+    fresh = spans[spans["tokens"] > 1 - continues(spans)]
     joined = it.next_row(_since(fresh))
     first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh["first_token"]]
-    veterans = it.decodes[rows] - np.bincount(joined, minlength=len(rows))
+    veterans = veterans_of(it, spans)
     # The first row with decodes has no veterans, so it matters not that its gap reaches back to nothing.
     kept = np.flatnonzero(veterans)
     between = it.first_end_ns[rows[kept]] - it.end_ns[rows[kept - 1]]
@@ -163,7 +172,7 @@ def resumptions(steps: NDArray[Any], spans: NDArray[Any]) -> Mixture:
     """
     stays = spans[spans["tokens"] > 0] if (spans["left"] == PREEMPTED).any() else spans[:0]
     stays = stays[np.argsort(stays["request"], kind="stable")]
-    again = np.flatnonzero((stays["request"][1:] == stays["request"][:-1]) & ~_continues(stays)[1:])
+    again = np.flatnonzero((stays["request"][1:] == stays["request"][:-1]) & ~continues(stays)[1:])
     waited = steps["end_ns"][stays["first_token"][again + 1]] - steps["end_ns"][stays["last"][again]]
     once = np.ones(len(again), np.int64)
     return Mixture(waited.astype(np.float64), np.zeros(len(again)), once, once)
@@ -181,12 +190,12 @@ def latest_tokens(it: Iterations, spans: NDArray[Any], delivered: NDArray[np.int
     lateness = np.maximum(it.first_end_ns[rows] - (done - steps + 1) * tpot_ns, it.end_ns[rows] - done * tpot_ns)
     out = np.full(len(spans), -np.inf)
     some = np.flatnonzero(spans["tokens"] > 0)
-    goes_on = _continues(spans)[some]
-    since = _since(spans)[some]
-    before = it.done_after[since] - (delivered[some] - goes_on)
-    out[some] = np.where(goes_on, -np.inf, it.end_ns[since] - delivered[some] * tpot_ns)
+    goes_on = continues(spans)[some]
+    after = _since(spans)[some]
+    before = it.done_after[after] - (delivered[some] - goes_on)
+    out[some] = np.where(goes_on, -np.inf, it.end_ns[after] - delivered[some] * tpot_ns)
     many = spans["tokens"][some] > 1 - goes_on
-    begin = it.next_row(since[many])
+    begin = it.next_row(after[many])
     end = it.next_row(spans["last"][some][many])
     out[some[many]] = np.maximum(out[some[many]], _range_max(lateness, begin, end) + before[many] * tpot_ns)
     return out

@@ -15,7 +15,7 @@ from phasewise.core.action import Outcome
 from phasewise.core.errors import InputError
 from phasewise.core.units import NS_PER_S
 from phasewise.record.columns import PREEMPTED
-from phasewise.record.gaps import Iterations
+from phasewise.record.gaps import by_cohort, continues, veterans_of
 from phasewise.record.runlog import RunLog
 
 Floats = NDArray[np.float64]
@@ -97,18 +97,18 @@ def _seconds(ns: NDArray[Any], origin: int) -> Floats:
 def _gaps(steps: NDArray[Any], spans: NDArray[Any]) -> tuple[Floats, Floats]:
     """The gap before the first token of each row and before its last, seconds; nan where nobody decodes.
 
-    Of those who were decoding before, if there are any: an iteration that left them out counts into their gap.
+    Of those who were decoding before, if there are any: an iteration that left them out counts into their gap. Where several
+    cohorts decode, the longest.
     """
-    iterations = Iterations(steps)
-    rows, n = iterations.rows, iterations.steps
-    fresh = spans[spans["tokens"] > 1]
-    joined = np.bincount(iterations.next_row(fresh["first_token"]), minlength=len(rows) + 1)[: len(rows)]
-    first = iterations.first_ns.copy()
-    since = np.concatenate([[0], iterations.end_ns[rows[:-1]]]) if len(rows) else np.empty(0)
-    first[rows] = np.where(iterations.decodes[rows] > joined, iterations.first_end_ns[rows] - since, first[rows])
-    last = np.where(n > 1, iterations.first_ns + iterations.slope * (n - 1), first)
-    nobody = steps["decodes"] == 0
-    return np.where(nobody, np.nan, first / NS_PER_S), np.where(nobody, np.nan, last / NS_PER_S)
+    first, last = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
+    for iterations, mine in by_cohort(steps, spans):
+        rows, n = iterations.rows, iterations.steps[iterations.rows]
+        veterans = veterans_of(iterations, spans[mine])
+        between = iterations.first_end_ns[rows] - np.concatenate([[0], iterations.end_ns[rows[:-1]]])[: len(rows)]
+        begin = np.where(veterans > 0, between, iterations.first_ns[rows])
+        end = np.where(n > 1, iterations.first_ns[rows] + iterations.slope[rows] * (n - 1), begin)
+        first[rows], last[rows] = np.fmax(first[rows], begin), np.fmax(last[rows], end)
+    return first / NS_PER_S, last / NS_PER_S
 
 
 def _routed_here(log: RunLog, replica: int) -> NDArray[Any]:
@@ -132,9 +132,10 @@ def _waits(mine: NDArray[Any], steps: NDArray[Any], spans: NDArray[Any]) -> Coun
     again = np.flatnonzero((spans["request"][1:] == spans["request"][:-1]) & (spans["left"][:-1] == PREEMPTED))
     stood = np.where(spans["last"] >= 0, spans["last"], spans["first_chunk"])
     since[again + 1] = steps["end_ns"][stood[again]]
+    begun = ~continues(spans)
     never = ~np.isin(mine["request"], spans["request"]) & (mine["end_ns"] >= 0)
     unserved = np.column_stack([mine["arrival_ns"][never], mine["end_ns"][never]])
-    return np.concatenate([np.column_stack([since, begins]), unserved])
+    return np.concatenate([np.column_stack([since, begins])[begun], unserved])
 
 
 def _level(ups: NDArray[Any], downs: NDArray[Any], origin: int) -> tuple[Floats, Counts]:
