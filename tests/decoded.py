@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from phasewise.core.action import Ended, Forget, Outcome, Run
+from phasewise.core.action import Ended, Forget, Outcome, Regroup, Run
 from phasewise.core.event import Arrived, StepDone
 from phasewise.core.step import Chunk, moved_on
 from phasewise.record.runlog import RunLog
@@ -15,13 +15,16 @@ from phasewise.record.runlog import RunLog
 
 @dataclass
 class Step:
-    """One iteration of one replica. `decodes` maps each decoding request to its context before the step."""
+    """One iteration of one replica. `decodes` maps each decoding request to its context before the step, `cohorts` to
+    the cohort in which it decodes."""
 
     start_ns: float
     end_ns: float
     chunks: tuple[Chunk, ...]
     decodes: dict[int, int]
     preempt: tuple[int, ...]
+    forced: bool = False
+    cohorts: dict[int, str] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -87,6 +90,10 @@ def steps(log: RunLog, replica: int = 0) -> list[Step]:
         for action in actions:
             if isinstance(action, Forget):
                 _strike(groups, action.request)
+            if isinstance(action, Regroup):
+                for request, name in action.moves:
+                    [context] = [group.pop(request) for group in groups.values() if request in group]
+                    groups.setdefault(name, {})[request] = context
             if isinstance(action, Run):
                 for request in action.plan.preempt:
                     _strike(groups, request)
@@ -103,9 +110,12 @@ def _expand(
     for i, spent in enumerate(taken):
         end = float(at_ns) if i == len(taken) - 1 else now + spent
         decodes: dict[int, int] = {}
+        cohorts: dict[int, str] = {}
         for name in run.plan.cohorts:
             decodes.update(groups.get(name, {}))
-        out.append(Step(now, end, tuple(moved_on(chunk, i) for chunk in run.plan.chunks), decodes, preempt))
+            cohorts.update(dict.fromkeys(groups.get(name, {}), name))
+        chunks = tuple(moved_on(chunk, i) for chunk in run.plan.chunks)
+        out.append(Step(now, end, chunks, decodes, preempt, run.plan.forced, cohorts))
         for name in run.plan.cohorts:
             group = groups.get(name, {})
             for request in group:

@@ -43,7 +43,7 @@ def test_the_table_says_what_ran_and_on_what_footing(capsys: pytest.CaptureFixtu
     for text in (
         "meta-llama/Llama-3.1-8B",
         "2 × h100",
-        "sarathi (token_budget 512, max_seqs 128, watermark 0.01)",
+        "sarathi (token_budget 512, max_seqs 128, watermark 0.01, chunked",
         "round-robin",
         "azure-conv at ",
         "60 requests · seed 7",

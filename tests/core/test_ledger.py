@@ -130,7 +130,7 @@ class Ledgers(RuleBasedStateMachine):
         self.ledger.release(resident)
         assert resident.blocks == 0
         if back:
-            naive.known = resident.known = resident.prompt + resident.generated
+            naive.known = resident.known = resident.request.prompt_tokens + resident.generated
             naive.computed = resident.computed = naive.blocks = 0
             naive.cohort, naive.reserved = None, False
         else:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from phasewise.core import action as actions
 from phasewise.core import event as events
-from phasewise.core.action import Action, Ended, Forget, Interrupt, Outcome, Run, WakeAt
+from phasewise.core.action import Action, Ended, Forget, Interrupt, Outcome, Regroup, Run, WakeAt
 from phasewise.core.errors import InputError, LogError, PhasewiseError, PlanError, unknown
 from phasewise.core.event import Arrived, ClusterEvent, Event, Gone, InstanceEvent, StepDone, Woken
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
@@ -25,7 +25,8 @@ IDS = st.integers(0, 1 << 31)
 TIMES = st.integers(0, 1 << 62)
 COUNTS = st.integers(0, 1 << 31)
 NAMES = st.sampled_from(["all", "even", "odd"])
-REQUESTS = st.builds(Request, IDS, TIMES, COUNTS, st.none() | COUNTS)
+PREFIXES = st.lists(IDS, max_size=2).map(tuple)
+REQUESTS = st.builds(Request, IDS, TIMES, COUNTS, st.none() | COUNTS, NAMES, PREFIXES, COUNTS)
 CHUNKS = st.builds(Chunk, IDS, COUNTS, COUNTS, COUNTS, st.none() | NAMES)
 PLANS = st.builds(
     StepPlan,
@@ -35,6 +36,7 @@ PLANS = st.builds(
     st.none() | COUNTS,
     st.booleans(),
     st.integers(0, 7),
+    st.booleans(),
 )
 NUMBERS = st.floats(0, 1e15, allow_nan=False)
 PIECES = st.tuples(NUMBERS, NUMBERS, COUNTS)
@@ -53,6 +55,7 @@ MEMBERS: dict[type, st.SearchStrategy[Any]] = {
     Run: st.builds(Run, IDS, PLANS, st.none() | COUNTS, COUNTS, COUNTS),
     Interrupt: st.builds(Interrupt, IDS),
     Forget: st.builds(Forget, IDS),
+    Regroup: st.builds(Regroup, st.lists(st.tuples(IDS, NAMES), max_size=3).map(tuple)),
     WakeAt: st.builds(WakeAt, COUNTS),
     Ended: st.builds(Ended, IDS, st.sampled_from(Outcome), COUNTS, st.text()),
 }

@@ -38,7 +38,8 @@ def test_every_policy_builds_and_shows_its_knobs() -> None:
 def test_defaults_are_the_published_ones() -> None:
     assert catalog.resolved("batcher", PolicySpec("vllm-v1")).params == {"token_budget": 2048, "max_seqs": 256}
     filled = catalog.resolved("batcher", PolicySpec("sarathi", {"token_budget": 2048}))
-    assert filled.params == {"token_budget": 2048, "max_seqs": 128, "watermark": 0.01}
+    published = {"token_budget": 2048, "max_seqs": 128, "watermark": 0.01, "chunked": True, "hybrid": True}
+    assert filled.params.items() >= {**published, "chunk_stages": 0}.items()
     assert catalog.resolved("batcher", filled) == filled
 
 
@@ -46,7 +47,7 @@ def test_an_unknown_policy_names_the_nearest() -> None:
     assert "did you mean 'sarathi'?" in wrong("batcher", "sarathy")
     assert "did you mean 'vllm-v1'?" in wrong("batcher", "vLLM_v1")
     assert "did you mean 'round-robin'?" in wrong("router", "roundrobin")
-    assert "known: sarathi, static, vllm-v1" in wrong("batcher", "zzzz")
+    assert "known: nested-wait, orca, sarathi, static, vllm-v0, vllm-v1, wait" in wrong("batcher", "zzzz")
 
 
 def test_a_policy_of_another_role_is_unknown_here() -> None:

@@ -55,7 +55,11 @@ def _known() -> dict[tuple[str, str], tuple[type, str]]:
 def _defaults(policy: type) -> dict[str, Any]:
     if not issubclass(policy, msgspec.Struct):
         return {}
-    return {f.name: f.default for f in msgspec.structs.fields(policy)}
+    return {f.name: _default(f) for f in msgspec.structs.fields(policy)}
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def policies() -> list[PolicyInfo]:
@@ -103,16 +107,16 @@ def build(role: str, spec: PolicySpec, where: str | None = None) -> Any:
         return cls()
     try:
         return msgspec.convert(spec.params, cls, strict=False)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{role} '{spec.name}': {_plain(str(error))}", where) from None
 
 
 def resolved(role: str, spec: PolicySpec, where: str | None = None) -> PolicySpec:
-    """The same spec with every parameter written out."""
+    """The same spec with every parameter written out, in plain values: what a file would hold."""
     policy = build(role, spec, where)
     if not isinstance(policy, msgspec.Struct):
         return PolicySpec(spec.name)
-    return PolicySpec(spec.name, msgspec.structs.asdict(policy))
+    return PolicySpec(spec.name, msgspec.to_builtins(policy))
 
 
 def _plain(text: str) -> str:

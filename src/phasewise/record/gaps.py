@@ -111,7 +111,7 @@ def by_cohort(steps: NDArray[Any], spans: NDArray[Any]) -> list[Part]:
     return parts
 
 
-def _continues(spans: NDArray[Any]) -> NDArray[np.bool_]:
+def continues(spans: NDArray[Any]) -> NDArray[np.bool_]:
     """Which spans continue an earlier one of their request, in another cohort."""
     after: NDArray[np.bool_] = (spans["first_token"] >= 0) & (spans["first_chunk"] > spans["first_token"])
     return after
@@ -119,13 +119,13 @@ def _continues(spans: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _since(spans: NDArray[Any]) -> NDArray[np.int64]:
     """The row after which each span's decode iterations begin."""
-    since: NDArray[np.int64] = np.maximum(spans["first_token"], spans["first_chunk"] - 1)
-    return since
+    row: NDArray[np.int64] = np.maximum(spans["first_token"], spans["first_chunk"] - 1)
+    return row
 
 
 def decoding(it: Iterations, spans: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """In each row with decodes, how many of these spans decode, and how many of them did so in an earlier one already."""
-    several = spans[spans["tokens"] > 1 - _continues(spans)]
+    several = spans[spans["tokens"] > 1 - continues(spans)]
     joining = np.bincount(it.next_row(_since(several)), minlength=len(it.rows) + 1)
     leaving = np.bincount(it.next_row(several["last"]), minlength=len(it.rows) + 1)
     residents = np.cumsum(joining - leaving)[: len(it.rows)]
@@ -140,7 +140,7 @@ def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
     row weighs as many as it has of them.
     """
     rows = it.rows
-    fresh = spans[spans["tokens"] > 1 - _continues(spans)]
+    fresh = spans[spans["tokens"] > 1 - continues(spans)]
     joined = it.next_row(_since(fresh))
     residents, veterans = decoding(it, spans)
     first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh["first_token"]]
@@ -167,7 +167,7 @@ def resumptions(steps: NDArray[Any], spans: NDArray[Any]) -> Mixture:
     """
     stays = spans[spans["tokens"] > 0] if (spans["left"] == PREEMPTED).any() else spans[:0]
     stays = stays[np.argsort(stays["request"], kind="stable")]
-    again = np.flatnonzero((stays["request"][1:] == stays["request"][:-1]) & ~_continues(stays)[1:])
+    again = np.flatnonzero((stays["request"][1:] == stays["request"][:-1]) & ~continues(stays)[1:])
     waited = steps["end_ns"][stays["first_token"][again + 1]] - steps["end_ns"][stays["last"][again]]
     once = np.ones(len(again), np.int64)
     return Mixture(waited.astype(np.float64), np.zeros(len(again)), once, once)
@@ -185,12 +185,12 @@ def latest_tokens(it: Iterations, spans: NDArray[Any], delivered: NDArray[np.int
     lateness = np.maximum(it.first_end_ns[rows] - (done - steps + 1) * tpot_ns, it.end_ns[rows] - done * tpot_ns)
     out = np.full(len(spans), -np.inf)
     some = np.flatnonzero(spans["tokens"] > 0)
-    goes_on = _continues(spans)[some]
-    since = _since(spans)[some]
-    before = it.done_after[since] - (delivered[some] - goes_on)
-    out[some] = np.where(goes_on, -np.inf, it.end_ns[since] - delivered[some] * tpot_ns)
+    goes_on = continues(spans)[some]
+    after = _since(spans)[some]
+    before = it.done_after[after] - (delivered[some] - goes_on)
+    out[some] = np.where(goes_on, -np.inf, it.end_ns[after] - delivered[some] * tpot_ns)
     many = spans["tokens"][some] > 1 - goes_on
-    begin = it.next_row(since[many])
+    begin = it.next_row(after[many])
     end = it.next_row(spans["last"][some][many])
     out[some[many]] = np.maximum(out[some[many]], _range_max(lateness, begin, end) + before[many] * tpot_ns)
     return out

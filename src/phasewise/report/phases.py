@@ -15,7 +15,7 @@ from phasewise.core.action import Outcome
 from phasewise.core.errors import InputError
 from phasewise.core.units import NS_PER_S
 from phasewise.record.columns import PREEMPTED
-from phasewise.record.gaps import by_cohort, decoding
+from phasewise.record.gaps import by_cohort, continues, decoding
 from phasewise.record.runlog import RunLog
 
 Floats = NDArray[np.float64]
@@ -132,9 +132,10 @@ def _waits(mine: NDArray[Any], steps: NDArray[Any], spans: NDArray[Any]) -> Coun
     again = np.flatnonzero((spans["request"][1:] == spans["request"][:-1]) & (spans["left"][:-1] == PREEMPTED))
     stood = np.where(spans["last"] >= 0, spans["last"], spans["first_chunk"])
     since[again + 1] = steps["end_ns"][stood[again]]
+    begun = ~continues(spans)
     never = ~np.isin(mine["request"], spans["request"]) & (mine["end_ns"] >= 0)
     unserved = np.column_stack([mine["arrival_ns"][never], mine["end_ns"][never]])
-    return np.concatenate([np.column_stack([since, begins]), unserved])
+    return np.concatenate([np.column_stack([since, begins])[begun], unserved])
 
 
 def _level(ups: NDArray[Any], downs: NDArray[Any], origin: int) -> tuple[Floats, Counts]:

@@ -66,14 +66,21 @@ class NestedWait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         wanted = self._wanted(inside)
         waits = [len(state.waiting), *map(len, entries[1:])]
         runs = next((i for i, n in enumerate(wanted) if waits[i] < n), len(wanted))
-        forced = not runs and is_late(state, now_ns, self.max_wait_s)
-        if forced:
-            wanted, runs = [wanted[0], *waits[1:]], len(wanted)
-        if not runs:
+        plans = self._start(state, entries, wanted[:runs], forced=False) if runs else ()
+        if plans:
+            return plans
+        # No segment is ready, or the first is and finds no room beside those who stand still.
+        if not is_late(state, now_ns, self.max_wait_s):
             return wait(state, self.max_wait_s)
-        moves = self._moves(entries, wanted[:runs])
-        new = [(resident, "1") for resident in islice(state.waiting, wanted[0])]
-        plan = self._step(state, dict(moves), runs, new, forced)
+        return self._start(state, entries, [wanted[0], *waits[1:]], forced=True)
+
+    def _start(
+        self, state: InstanceState, entries: list[list[Resident]], taken: list[int], *, forced: bool
+    ) -> tuple[StepPlan | Regroup, ...]:
+        """A step of the first segments, with so many `taken` from the entry of each; `()` if nobody can be in it."""
+        moves = self._moves(entries, taken)
+        new = [(resident, "1") for resident in islice(state.waiting, taken[0])]
+        plan = self._step(state, dict(moves), len(taken), new, forced)
         return () if plan is None else (Regroup(tuple(moves)), plan) if moves else (plan,)
 
     def _segments(self, state: InstanceState) -> tuple[list[list[Resident]], list[int]]:

@@ -77,15 +77,19 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return budget.plans(chunks, leaps=leaps)
 
     def _in_turn(self, state: InstanceState) -> tuple[StepPlan, ...]:
-        """Chunks alone, or decodes alone if the last iteration was of chunks."""
-        decodes = state.cohorts[ALL].count
-        if not decodes or state.last is None or not state.last.chunks:
-            prompts = self._together(state, Budget(state, self.token_budget, self.max_seqs, ()), leaps=not decodes)
+        """Chunks alone, or decodes alone if the last iteration was of chunks.
+
+        Decodes that a prompt admitted before them leaves no block miss their turn.
+        """
+        budget = Budget(state, self.token_budget, self.max_seqs)
+        turn = budget.decodes > 0 and state.last is not None and bool(state.last.chunks)
+        if not turn:
+            alone = Budget(state, self.token_budget, self.max_seqs, ())
+            prompts = self._together(state, alone, leaps=not state.cohorts[ALL].count)
             if prompts:
                 return prompts
-        budget = Budget(state, self.token_budget, self.max_seqs)
-        if state.last is not None and state.last.chunks and (state.prefilling or state.waiting):
-            return (StepPlan((), ALONE if budget.decodes else (), tuple(budget.victims)),)
+        if turn and (state.prefilling or state.waiting):
+            return (StepPlan((), ALONE, tuple(budget.victims)),)
         return budget.plans([])
 
     def _shrinking(self, resident: Resident, left: int) -> int:
@@ -93,7 +97,9 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         stages = self.chunk_stages
         stage = min(resident.computed * stages // self.chunk_span, stages - 1)
         drop = (self.token_budget - self.chunk_low) * stage / max(1, stages - 1)
-        most = max(32, round((self.token_budget - drop) / 32) * 32) if stage else self.token_budget
+        most = (
+            min(self.token_budget, max(32, round((self.token_budget - drop) / 32) * 32)) if stage else self.token_budget
+        )
         return min(resident.known - resident.computed, left - (self.token_budget - most))
 
 

@@ -115,17 +115,18 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         queued = self._queued(state)
         wanted = {name: self._wanted(name, state) for name in queued}
         ready = [name for name, n in wanted.items() if len(queued[name]) >= n]
-        forced = False
-        if is_late(state, now_ns, self.max_wait_s):
-            forced = self._type(state.waiting[0]) not in ready if state.waiting else not ready
-        if not ready and not forced:
+        late = is_late(state, now_ns, self.max_wait_s)
+        if ready and not (late and state.waiting and self._type(state.waiting[0]) not in ready):
+            new = ((resident, name) for name in ready for resident in queued[name][: wanted[name]])
+            names = ready if self.rule == "cohort" else state.cohorts
+            plans = step(state, decoding(state, names), new, self.max_seqs)
+            if plans:
+                return self._leap(plans, state)
+        # Nobody is ready, or those who are find no room beside others who stand still.
+        if not late:
             return wait(state, self.max_wait_s)
-        if forced:
-            ready = list(queued)
-        new = ((resident, name) for name in ready for resident in queued[name][: wanted[name]])
-        whole = forced or self.rule == "booking"
-        plans = step(state, decoding(state, state.cohorts if whole else ready), new, self.max_seqs, forced=forced)
-        return tuple(map(_leap, plans)) if self.rule == "booking" and not forced else plans
+        everybody = ((resident, name) for name in queued for resident in queued[name][: wanted[name]])
+        return step(state, decoding(state, state.cohorts), everybody, self.max_seqs, forced=True)
 
     def _type(self, resident: Resident) -> str:
         if not self.types:
@@ -159,7 +160,12 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         share = max(1, int(self.total_limit * kind.rate * kind.stages / weight))
         return max(0, min(kind.threshold or 1, share - (cohort.count if cohort is not None else 0)))
 
+    def _leap(self, plans: tuple[StepPlan, ...], state: InstanceState) -> tuple[StepPlan, ...]:
+        """Booked decodes alone go on until something changes: a share that is full stays so until a resident ends.
 
-def _leap(plan: StepPlan) -> StepPlan:
-    """A step of decodes alone goes on until something changes: a share that is full stays so until a resident ends."""
-    return plan if plan.chunks or plan.preempt else msgspec.structs.replace(plan, repeat=None)
+        Not where somebody in the queue may become late meanwhile.
+        """
+        [plan] = plans
+        if self.rule == "cohort" or plan.chunks or plan.preempt or (self.max_wait_s and state.waiting):
+            return plans
+        return (msgspec.structs.replace(plan, repeat=None),)
