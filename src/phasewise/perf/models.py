@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from phasewise.core.errors import InputError, unknown
-from phasewise.core.spec import DTYPE_BYTES, ModelSpec
+from phasewise.core.model import DTYPE_BYTES, ModelSpec
 
 _FAMILIES = {
     "LlamaForCausalLM": "llama",
