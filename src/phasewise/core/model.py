@@ -194,7 +194,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         plain = self.norms * h * (1 + self.norm_bias) + self.sinks * heads
         if self.latent:
             part = self.latent
-            queries = h * part.q_rank + part.q_rank * heads * self.head_dim if part.q_rank else h * heads * self.head_dim
+            queries = (
+                h * part.q_rank + part.q_rank * heads * self.head_dim if part.q_rank else h * heads * self.head_dim
+            )
             cached = h * part.width + part.kv_rank * heads * (part.nope + part.value)
             return queries + cached + heads * part.value * h, plain + part.q_rank + part.kv_rank
         q, kv = heads * self.head_dim, -(-self.kv_heads // tp) * self.head_dim

@@ -8,12 +8,14 @@ import msgspec
 
 from phasewise.core.model import ModelSpec as ModelSpec
 
+
 class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A device's data sheet: dense peaks without sparsity, decimal bandwidths, None where it is not known or not there.
 
     `link_gb_s` is one direction of the link to its neighbours in the node (0: none), `link` its kind; `network_gb_s` one
     direction of its share of the link between nodes. Clocks are those of the compute cores. `price_per_hour` is a default
-    for planning, US dollars for one device, and `price_source` says whose.
+    for planning, US dollars for one device, and `price_source` says whose. `efficiency` is no part of the data sheet: it
+    names the device whose fitted efficiency this one borrows when it has no fit of its own (None: a100).
     """
 
     name: str
@@ -34,6 +36,7 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network_gb_s: float | None = None
     price_per_hour: float | None = None
     price_source: str | None = None
+    efficiency: str | None = None
 
     @property
     def fp8_peak_tflops(self) -> float:
