@@ -360,6 +360,41 @@ def vllm(
     return found
 
 
+FP8_SERVERS = {
+    "deepseek-ai/DeepSeek-R1": "DeepSeek-R1",
+    "Qwen/Qwen3-235B-A22B-FP8": "Qwen3-235B-A22B",
+    "Qwen/Qwen3-32B": "Qwen3-32B",
+    "meta-llama/Llama-3.1-70B": "Llama-3.1-70B",
+}
+
+
+def fp8_servers(data: Path, fits: dict[str, dict[str, float]], host_s: float) -> Table:
+    """Time per output token of servers with fp8 weights, split by width alone; as `trtllm`. H200 borrows H100's."""
+    found: dict[tuple[str, str, str], list[tuple[int, float, float]]] = {}
+    for r in rows(data / "end_to_end/silicon_hopper.csv"):
+        split = {r["pp"], r["attn_dp"], r["moe_ep"]}
+        if r["mode"] != "agg" or r["precision"] != "fp8" or r["model"] not in FP8_SERVERS or split - {"", "1"}:
+            continue
+        name, on = FP8_SERVERS[r["model"]], r["device"].split("_")[0]
+        spec = msgspec.structs.replace(model(name), weight_dtype="fp8")
+        roofline = roofline_of(fits["h100"], on, spec, int(r["tp"]), host_s)
+        several, prompt, out = int(r["concurrency"]), int(r["isl"]), int(r["osl"])
+        decode = roofline.pieces((), several, several * (prompt + out // 2), 1)[0][0]
+        time = (decode + (several - 1) * roofline.prefill_ns(prompt) / out) / 1e6
+        found.setdefault((f"{r['backend']}, {name}", on, "output token"), []).append(
+            (several, time, float(r["tpot_ms"]))
+        )
+    table = Table()
+    for (engine, on, phase), points in sorted(found.items()):
+        for low, high in ((1, 16), (17, 64), (65, 1024)):
+            part = np.array([p for p in points if low <= p[0] <= high])
+            if len(part):
+                table.append(
+                    score(engine, on, f"{phase}, {low} to {high} at once", predicted=part[:, 1], measured=part[:, 2])
+                )
+    return table
+
+
 def host_time(data: Path, fits: dict[str, dict[str, float]]) -> tuple[float, Table]:
     """The default host time (s): mean of two engines' median residuals at 8 at once, to a tenth of a ms."""
     table, medians = Table(), []
@@ -441,6 +476,8 @@ def main() -> None:
             markdown("engine | points | median | p10 | p90", residuals),
             "### Whole steps\n",
             markdown(f"engine | device | phase | {errors}", whole_steps(data, fits, host_s)),
+            "### Whole steps, fp8 weights: nothing was fitted on these\n",
+            markdown(f"engine, model | device | phase | {errors}", fp8_servers(data, fits, host_s)),
             "### KV capacity (tokens)\n",
             markdown("model, device, share of memory | predicted | published | error", capacity(data)),
         ]

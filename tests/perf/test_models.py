@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import msgspec
 import pytest
 
 from phasewise.core.errors import InputError
-from phasewise.core.model import Window
+from phasewise.core.model import Latent, MoE, Window
 from phasewise.perf.config import from_config
-from phasewise.perf.models import model, model_named_after, model_names
+from phasewise.perf.families import FAMILIES, KINDS
+from phasewise.perf.models import model, model_named_after, model_names, model_origin
 
 # Parameters as published, and bytes of keys and values of one token written out by hand from the papers' and cards' tables:
 # 2 (K and V) * layers * key-value heads * head size * 2 bytes, or (latent rank + rotated key) * layers * 2 bytes. Whole
@@ -81,6 +83,8 @@ ACTIVE = {
     "deepseek-ai/DeepSeek-V3": 37e9,
     "deepseek-ai/DeepSeek-V2-Lite": 2.4e9,
 }
+CATALOGUE = json.loads(files("phasewise.perf").joinpath("data/models.json").read_text())
+ENTRIES: dict[str, Any] = {name: CATALOGUE[name] for name in PUBLISHED}
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 64,
@@ -237,3 +241,72 @@ def test_bad_files_say_which_file(tmp_path: Path, content: bytes | None, said: s
     with pytest.raises(InputError, match=said) as caught:
         model(str(path))
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_a_file_with_the_catalogues_fields_is_the_catalogues_model(tmp_path: Path, name: str) -> None:
+    config = ENTRIES[name]
+    folder = tmp_path / name.split("/")[1]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    assert msgspec.structs.replace(model(str(folder)), name=name) == model(name)
+    (kind,) = (k for k, a in KINDS.items() if a == config["architectures"][0])
+    unnamed = {k: v for k, v in config.items() if k != "architectures"}
+    assert from_config({**unnamed, "model_type": kind}, name, "here") == model(name)
+
+
+def test_every_family_has_a_kind_and_a_model() -> None:
+    assert set(KINDS.values()) == set(FAMILIES)
+    assert {model_named_after(n) for n in model_names()} >= {"meta-llama/Llama-3.1-8B", "deepseek-ai/DeepSeek-V3"}
+    assert {entry["architectures"][0] for entry in ENTRIES.values()} == set(FAMILIES)
+
+
+def test_what_families_with_experts_say() -> None:
+    v3, qwen2 = model("DeepSeek-R1"), model("Qwen2-57B-A14B")
+    assert v3.latent == Latent(kv_rank=512, q_rank=1536, nope=128, rope=64, value=128)
+    assert v3.moe == MoE(256, 8, 2048, shared_ffn=2048, dense_layers=3, router_bias=True)
+    assert (v3.weight_dtype, v3.expert_dtype, v3.dtype) == ("fp8", "fp8", "bfloat16")
+    assert qwen2.moe == MoE(64, 8, 2560, shared_ffn=20_480, shared_gate=True)
+    assert model("gpt-oss-20b").expert_dtype == "mxfp4"
+    assert model("gpt-oss-20b").matrix_dtype == "bfloat16"
+    config = {**ENTRIES["Qwen/Qwen3-30B-A3B"], "decoder_sparse_step": 2, "mlp_only_layers": [1]}
+    assert from_config(config, "half", "here").moe == MoE(128, 8, 768, dense_layers=25)
+
+
+def test_a_small_mixture_by_hand() -> None:
+    config = {**LLAMA, "architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts_per_tok": 2}
+    spec = from_config(config, "toy", "here")
+    plain = from_config(LLAMA, "toy", "here").parameters
+    assert spec.parameters - plain == 2 * (3 * 3 * 64 * 160 + 4 * 64)
+    assert spec.active_parameters == plain + 2 * (3 * 64 * 160 + 4 * 64) - 99 * 64
+
+
+def test_layer_types_say_which_layers_have_the_window() -> None:
+    kinds = ["full_attention", "sliding_attention"]
+    config = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 64, "layer_types": kinds}
+    assert from_config(config, "toy", "here").window == Window(64, 1)
+    assert from_config({**config, "sliding_window": 128}, "toy", "here").window is None
+    upper = {**config, "layer_types": None, "use_sliding_window": True, "max_window_layers": 1}
+    assert from_config(upper, "toy", "here").window == Window(64, 1)
+    assert from_config({**upper, "use_sliding_window": False}, "toy", "here").window is None
+
+
+def test_the_users_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "catalogue.toml"
+    monkeypatch.setenv("PHASEWISE_CATALOGUE", str(path))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "config.json").write_text(json.dumps(LLAMA))
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in LLAMA.items())
+    path.write_text(f'[models."me/toy"]\nconfig = "sub/config.json"\n\n[models.tiny]\n{lines}\n')
+    assert model("toy") == from_config(LLAMA, "me/toy", "")
+    assert model("TINY") == from_config(LLAMA, "tiny", "")
+    assert (model_origin("tiny"), model_origin("Qwen/Qwen3-8B")) == (str(path), "built in")
+    path.write_text('[models.tiny]\nhidden_size = 64\narchitectures = ["LlamaForCausalLM"]\n')
+    with pytest.raises(InputError, match=r"catalogue\.toml: models\.tiny: no field num_attention_heads"):
+        model("tiny")
+    path.write_text('[models.tiny]\nconfig = "gone.json"\n')
+    with pytest.raises(InputError, match=r"gone\.json: cannot read the file"):
+        model("tiny")
+    path.write_text('[models.tiny]\nconfig = "gone.json"\nhidden_size = 3\n')
+    with pytest.raises(InputError, match=r"models\.tiny: 'config' is the path of a config\.json and stands alone"):
+        model("tiny")

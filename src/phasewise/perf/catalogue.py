@@ -43,7 +43,7 @@ def user_entries(section: str) -> dict[str, Entry]:
 
     Raises InputError if the file is named but missing, cannot be read, is not TOML, or holds something else.
     """
-    path = _path()
+    path = user_path()
     if path is None:
         return {}
     stamp = path.stat() if path.is_file() else None
@@ -61,7 +61,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"not valid TOML ({error})", str(path)) from None
 
 
-def _path() -> Path | None:
+def user_path() -> Path | None:
+    """The user's file, if one is named or lies in its place."""
     named = os.environ.get(VARIABLE)
     if named is not None:
         return Path(named).expanduser() if named else None

@@ -29,7 +29,7 @@ class Fields:
                 raise self.error(f"field {name} must be a whole number from 1 to {_ABSURD}, not {value!r}")
             return value
         if default is None:
-            raise self.error(f"no field {' or '.join(names)}, which is needed")
+            raise self.error(f"no field {names[0]}, which is needed")
         return default
 
     def none_or_count(self, name: str) -> int:
