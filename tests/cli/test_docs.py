@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
+from phasewise.perf.hardware import device
 from phasewise.policy import catalog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
@@ -31,6 +33,20 @@ def test_the_batcher_of_the_guide_serves(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(catalog.PAPERS, ("batcher", "small"), (names["Small"], "the guide"))
     deployment = Deployment("Llama-3.1-8B", (ReplicaSpec("h100"),), PolicySpec("small", {"token_budget": 300}))
     assert simulate(deployment, load("azure-conv", requests=100)).summary["completed"] == 100
+
+
+def test_the_catalogue_of_the_guide_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, both = re.findall(r"```toml\n(.*?)```", (DOCS / "catalogue.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.toml").write_text(own)
+    assert device(str(tmp_path / "mine.toml")).efficiency == "h100"
+    (tmp_path / "catalogue.toml").write_text(both)
+    (tmp_path / "chat-9b").mkdir()
+    config = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config |= {"architectures": ["LlamaForCausalLM"], "vocab_size": 100, "max_position_embeddings": 4096}
+    (tmp_path / "chat-9b" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("PHASEWISE_CATALOGUE", str(tmp_path / "catalogue.toml"))
+    deployment = Deployment("lab/chat-9b", (ReplicaSpec("lab-gpu"),))
+    assert simulate(deployment, load("azure-conv", requests=5)).summary["completed"] == 5
 
 
 def test_the_workload_of_the_guide_loads(tmp_path: Path) -> None:
