@@ -83,7 +83,11 @@ def test_files_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, m
     path = tmp_path / "mine.toml"
     path.write_text(MINE)
     (one,) = json.loads(said(capsys, "devices", str(path), "--json", "-"))["devices"]
-    assert (one["name"], one["origin"], one["basis"]) == ("mine", "file", "roofline, data sheet only")
+    assert (one["name"], one["origin"], one["basis"]) == ("mine", str(path), "roofline, data sheet only")
+    # A file that borrows a fitted device's name borrows neither its fit nor its other names.
+    (tmp_path / "h100.toml").write_text(MINE)
+    (one,) = json.loads(said(capsys, "devices", str(tmp_path / "h100.toml"), "--json", "-"))["devices"]
+    assert (one["name"], one["basis"], one["aliases"]) == ("h100", "roofline, data sheet only", [])
     path.write_text("[devices.lab-gpu]\n" + MINE)
     monkeypatch.setenv("PHASEWISE_CATALOGUE", str(path))
     lines = said(capsys, "devices").splitlines()

@@ -195,6 +195,20 @@ def test_leaps_do_cross_windows() -> None:
     assert len(roofline.pieces([Chunk(0, 0, 100, 1 << 20)], 0, 0, 12)) >= 3
 
 
+@pytest.mark.parametrize("name", LEAPING)
+def test_more_work_never_takes_less_time(name: str) -> None:
+    for on in ("h100", "l4", "cpu"):
+        roofline = Roofline(model(name), device(on), 1, efficiency(device(on)))
+        prompts = [roofline.prefill_ns(n) for n in range(1, 3000, 97)]
+        assert prompts == sorted(prompts)
+        after = [step(roofline, (Chunk(0, start, 200, 1 << 20),)) for start in range(0, 6000, 211)]
+        assert after == sorted(after)
+        decodes = [step(roofline, (), n, 300 * n) for n in range(1, 200)]
+        assert decodes == sorted(decodes)
+        contexts = [step(roofline, (), 7, c) for c in range(0, 60_000, 1_001)]
+        assert contexts == sorted(contexts)
+
+
 def test_memory_of_families() -> None:
     split = weight_bytes(EXPERTS, 2)
     attention, heads = 64 * (32 + 2 * 16) + 32 * 64, 2 * 64

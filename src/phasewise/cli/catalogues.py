@@ -25,25 +25,29 @@ DASH = "-"
 def run_models(name: str | None, json: str | None) -> None:
     """List the models, or say all of one; `json` names a file, or is - for standard output."""
     check_outputs({"--json": json}, [])
-    specs = [models.model(n) for n in models.model_names()] if name is None else [models.model(name)]
+    found = {n: models.model(n) for n in (models.model_names() if name is None else [name])}
+    origins = [_model_origin(n) for n in found]
+    specs = list(found.values())
     if json is not None:
-        _write(json, {"schema": MODELS_SCHEMA, "models": [_model_values(spec) for spec in specs]})
+        _write(json, {"schema": MODELS_SCHEMA, "models": list(map(_model_values, specs, origins))})
     elif name is not None:
-        _show_one(specs[0].name, _model_rows(specs[0]))
+        _show_one(specs[0].name, _model_rows(specs[0], origins[0]))
     else:
-        _show_models(specs)
+        _show_models(specs, origins)
 
 
 def run_devices(name: str | None, json: str | None) -> None:
     """List the devices, or say all of one; `json` as above."""
     check_outputs({"--json": json}, [])
-    specs = [hardware.device(n) for n in hardware.device_names()] if name is None else [hardware.device(name)]
+    found = {n: hardware.device(n) for n in (hardware.device_names() if name is None else [name])}
+    origins = [_device_origin(n) for n in found]
+    specs = list(found.values())
     if json is not None:
-        _write(json, {"schema": DEVICES_SCHEMA, "devices": [_device_values(spec) for spec in specs]})
+        _write(json, {"schema": DEVICES_SCHEMA, "devices": list(map(_device_values, specs, origins))})
     elif name is not None:
-        _show_one(specs[0].name, _device_rows(specs[0]))
+        _show_one(specs[0].name, _device_rows(specs[0], origins[0]))
     else:
-        _show_devices(specs)
+        _show_devices(specs, origins)
 
 
 def _write(json: str, document: dict[str, Any]) -> None:
@@ -54,35 +58,38 @@ def _write(json: str, document: dict[str, Any]) -> None:
         drafts.path(json).write_text(json_text(document), encoding="utf-8")
 
 
-def _model_values(spec: ModelSpec) -> dict[str, Any]:
+def _model_values(spec: ModelSpec, origin: str) -> dict[str, Any]:
     return {
         **msgspec.to_builtins(spec),
         "parameters": spec.parameters,
         "active_parameters": spec.active_parameters,
         "weight_bytes": spec.weight_bytes,
         "kv_bytes_per_token": spec.kv_bytes_per_token,
-        "origin": _model_origin(spec.name),
+        "origin": origin,
     }
 
 
-def _device_values(spec: DeviceSpec) -> dict[str, Any]:
+def _device_values(spec: DeviceSpec, origin: str) -> dict[str, Any]:
     return {
         **msgspec.to_builtins(spec),
-        "aliases": hardware.device_aliases(spec.name),
+        "aliases": hardware.device_aliases(spec.name) if origin == BUILT_IN else [],
         "basis": efficiency(spec).basis,
-        "origin": _device_origin(spec.name),
+        "origin": origin,
     }
 
 
-def _model_origin(name: str) -> str:
-    return models.model_origin(name) if models.find_model(name) else "file"
+def _model_origin(asked: str) -> str:
+    """`built in`, the path of the user's catalogue, or that of the file that was asked for."""
+    found = models.find_model(asked)
+    return models.model_origin(found) if found else asked
 
 
-def _device_origin(name: str) -> str:
-    return hardware.device_origin(name) if hardware.find_device(name) else "file"
+def _device_origin(asked: str) -> str:
+    found = hardware.find_device(asked)
+    return hardware.device_origin(found) if found else asked
 
 
-def _model_rows(spec: ModelSpec) -> list[tuple[str, str]]:
+def _model_rows(spec: ModelSpec, origin: str) -> list[tuple[str, str]]:
     """Everything that the shape says, in words."""
     rows = [
         ("parameters", f"{spec.parameters:,}" + (f", {spec.active_parameters:,} a token" if spec.moe else "")),
@@ -97,8 +104,8 @@ def _model_rows(spec: ModelSpec) -> list[tuple[str, str]]:
         full = spec.layers - spec.window.layers
         text = f"{spec.window.tokens:,} tokens in {spec.window.layers} layers, {full} see everything"
         rows.append(("windows", f"{text}; memory is booked as if all did"))
-    shared = models.model_named_after(spec.name)
-    return [*rows, ("origin", _model_origin(spec.name) + (f", the shape of {shared}" if shared else ""))]
+    shared = models.model_named_after(spec.name) if origin == BUILT_IN else None
+    return [*rows, ("origin", origin + (f", the shape of {shared}" if shared else ""))]
 
 
 def _stored(spec: ModelSpec) -> str:
@@ -135,7 +142,7 @@ def _feed_forward(spec: ModelSpec) -> str:
     )
 
 
-def _device_rows(spec: DeviceSpec) -> list[tuple[str, str]]:
+def _device_rows(spec: DeviceSpec, origin: str) -> list[tuple[str, str]]:
     """Everything that the data sheet says, in words; a dash for what is not known or not there."""
     rates = [("bf16", spec.bf16_tflops), ("fp16", spec.fp16_tflops), ("fp8", spec.fp8_tflops), ("fp4", spec.fp4_tflops)]
     peaks = (
@@ -154,9 +161,9 @@ def _device_rows(spec: DeviceSpec) -> list[tuple[str, str]]:
         ("network", f"{_number(spec.network_gb_s)} GB/s one way between nodes"),
         ("price", f"{price}: an assumption, {spec.price_source}" if spec.price_source else price),
         ("step times", f"{efficiency(spec).basis}" + _borrows(spec)),
-        ("other names", ", ".join(hardware.device_aliases(spec.name)) or DASH),
+        ("other names", ", ".join(_device_values(spec, origin)["aliases"]) or DASH),
         ("source", spec.source),
-        ("origin", _device_origin(spec.name)),
+        ("origin", origin),
     ]
 
 
@@ -179,7 +186,7 @@ def _show_one(name: str, rows: Sequence[tuple[str, str]]) -> None:
     show(Group(Text(name, "bold cyan"), Padding(pairs(rows), (0, 0, 0, 2))))
 
 
-def _show_models(specs: Sequence[ModelSpec]) -> None:
+def _show_models(specs: Sequence[ModelSpec], origins: Sequence[str]) -> None:
     rows = []
     for spec in specs:
         active = f"{spec.active_parameters / 1e9:.2f}" if spec.moe else ""
@@ -187,17 +194,17 @@ def _show_models(specs: Sequence[ModelSpec]) -> None:
         cells = (spec.name, f"{spec.parameters / 1e9:.2f}", active, f"{spec.weight_bytes / 2**30:.1f}")
         rows.append((*cells, f"{spec.kv_bytes_per_token / 1024:.1f}", f"{spec.max_context // 1024}k", kind))
     heads = ("model", "params B", "active B", "GiB", "KV KiB/token", "context", "attention")
-    _show_table(heads, rows, left={0, 6}, users=[_model_origin(s.name) != BUILT_IN for s in specs])
+    _show_table(heads, rows, left={0, 6}, users=[origin != BUILT_IN for origin in origins])
 
 
-def _show_devices(specs: Sequence[DeviceSpec]) -> None:
+def _show_devices(specs: Sequence[DeviceSpec], origins: Sequence[str]) -> None:
     rows = []
     for spec in specs:
         rates = (spec.bf16_tflops, spec.fp8_tflops, spec.memory_gib, spec.memory_gb_s)
         power = (spec.tdp_w, spec.link_gb_s or None)
         rows.append((spec.name, *map(_number, (*rates, *power)), spec.link or DASH, _number(spec.price_per_hour)))
     heads = ("device", "bf16 TFLOP/s", "fp8", "GiB", "GB/s", "TDP W", "link GB/s", "kind", "US$/h")
-    _show_table(heads, rows, left={0, 7}, users=[_device_origin(s.name) != BUILT_IN for s in specs])
+    _show_table(heads, rows, left={0, 7}, users=[origin != BUILT_IN for origin in origins])
 
 
 def _show_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: set[int], users: Sequence[bool]) -> None:

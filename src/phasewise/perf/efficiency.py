@@ -77,6 +77,7 @@ def _fits() -> dict[str, dict[str, float]]:
 def efficiency(device: DeviceSpec) -> Efficiency:
     """The constants of `device`: its own fit, or those that it borrows. The basis says which."""
     fits = _fits()
-    own = device.name in fits
+    # A user's file may call its device as a fitted one is called; it has the fit only if it says so.
+    own = device.name in fits and device.efficiency == device.name
     row = fits[device.name if own else device.efficiency or "a100"]
     return msgspec.convert({"basis": FITTED if own else DATA_SHEET, **row}, Efficiency)
