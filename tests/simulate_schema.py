@@ -85,6 +85,19 @@ class Device(Strict):
     bf16_tflops: float
     link_gb_s: float
     source: str
+    fp16_tflops: float | None
+    fp8_tflops: float | None
+    int8_tops: float | None
+    fp4_tflops: float | None
+    tdp_w: float | None
+    idle_w: float | None
+    min_clock_mhz: float | None
+    max_clock_mhz: float | None
+    link: str | None
+    network_gb_s: float | None
+    price_per_hour: float | None
+    price_source: str | None
+    efficiency: str | None
 
 
 class Replica(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from phasewise.core.step import Chunk
 from phasewise.core.steptimes import DecodeTimes, PrefillTimes, StepTimes
 from phasewise.perf.fit import MeasuredStep
 from phasewise.perf.fitted import Fitted
+from phasewise.perf.hardware import device
 from phasewise.policy import catalog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
@@ -55,6 +57,20 @@ def test_the_fit_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         steps.append(MeasuredStep(chunks, i, 100 * i, time_us))
     exec(compile(block("latency.md", "python"), "guide", "exec", dont_inherit=True), {"steps": steps})
     assert read_latency(tmp_path / "my-server.yaml").tp == 1
+
+
+def test_the_catalogue_of_the_guide_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, both = re.findall(r"```toml\n(.*?)```", (DOCS / "catalogue.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.toml").write_text(own)
+    assert device(str(tmp_path / "mine.toml")).efficiency == "h100"
+    (tmp_path / "catalogue.toml").write_text(both)
+    (tmp_path / "chat-9b").mkdir()
+    config = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config |= {"architectures": ["LlamaForCausalLM"], "vocab_size": 100, "max_position_embeddings": 4096}
+    (tmp_path / "chat-9b" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("PHASEWISE_CATALOGUE", str(tmp_path / "catalogue.toml"))
+    deployment = Deployment("lab/chat-9b", (ReplicaSpec("lab-gpu"),))
+    assert simulate(deployment, load("azure-conv", requests=5)).summary["completed"] == 5
 
 
 def test_the_workload_of_the_guide_loads(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def test_status_and_lines_of_a_process(tmp_path: Path) -> None:
         ("import phasewise", ["numpy", "msgspec", "typer", "yaml"]),
         ("from phasewise.cli import main; main(['--help'])", ["numpy", "yaml", "matplotlib", "msgspec"]),
         ("from phasewise.cli import main; main(['policies'])", ["numpy", "yaml", "matplotlib"]),
+        ("from phasewise.cli import main; main(['models'])", ["numpy", "yaml", "matplotlib"]),
+        ("from phasewise.cli import main; main(['devices'])", ["numpy", "yaml", "matplotlib"]),
         ("import phasewise.report", ["matplotlib"]),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from phasewise.control.deployment import as_written, deployment_from, read_deployment, read_mapping, with_settings
+from phasewise.control.resolve import resolve
 from phasewise.core.errors import InputError
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
 
@@ -149,6 +150,17 @@ def test_a_model_path_is_seen_from_the_file(tmp_path: Path, monkeypatch: pytest.
     # A folder of the same name does not hide the catalogue.
     (tmp_path / "meta-llama" / "Llama-3.1-8B").mkdir(parents=True)
     assert read(tmp_path, BASE).model == "meta-llama/Llama-3.1-8B"
+
+
+def test_a_device_path_is_seen_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sheet = 'memory_gib = 48.0\nmemory_gb_s = 900.0\nbf16_tflops = 200.0\nsource = "measured"\n'
+    (tmp_path / "mine.toml").write_text(sheet)
+    monkeypatch.chdir("/")
+    deployment = read(tmp_path, "model: SmolLM2-135M\nreplicas: [{device: mine.toml}, {device: h100}]")
+    assert [group.device for group in deployment.replicas] == [str(tmp_path / "mine.toml"), "h100"]
+    assert [replica.device.name for replica in resolve(deployment).replicas] == ["mine", "h100"]
+    with pytest.raises(InputError, match=r"none\.toml: cannot read the file"):
+        resolve(read(tmp_path, "model: SmolLM2-135M\nreplicas: [{device: none.toml}]"))
 
 
 def written(**more: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from phasewise.core.action import Run
 from phasewise.core.event import StepDone
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
+from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
 from phasewise.core.step import StepPlan, moved_on, total_ns
 from phasewise.policy import catalog
 from phasewise.policy.batching.sarathi import Sarathi
@@ -26,6 +27,7 @@ from phasewise.policy.batching.static import Static
 from phasewise.policy.batching.vllm_v1 import VllmV1
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
+from phasewise.workload.source import load
 from worlds import ConstantLatency, ToyLatency, random_gone, random_rows, toy_resolved, workload
 
 Step = tuple[float, tuple[Any, ...]]
@@ -177,6 +179,21 @@ def test_fractions_agree_within_a_microsecond(batcher: str, data: st.DataObject)
     for twist in TWISTS:
         other = simulate(deployment(f"{twist}/{batcher}"), load, physics=lambda i: latency)
         assert_same(leapt, other, within_ns=1_000)
+
+
+@pytest.mark.parametrize("name", ["gemma-3-1b-it", "DeepSeek-V2-Lite"])
+def test_attention_that_bends_leaps_as_well(name: str) -> None:
+    """Windows and latent prompts under the roofline: a leap's pieces against single steps, with arrivals inside."""
+
+    def run(batcher: str) -> RunLog:
+        replicas = (ReplicaSpec("a100", memory_utilisation=0.6),)
+        return simulate(
+            Deployment(name, replicas, PolicySpec(batcher)), load("azure-conv", rate=3, requests=60, seed=1)
+        )
+
+    leapt = run("sarathi")
+    for twist in ("single", "eager"):
+        assert_same(leapt, run(f"{twist}/sarathi"), within_ns=1_000)
 
 
 def test_the_arms_do_differ_and_the_worlds_do_preempt() -> None:

@@ -28,15 +28,17 @@ def test_fitted_constants_are_physical(name: str) -> None:
     fit = msgspec.structs.asdict(efficiency(device(name)))
     shares = [v for k, v in fit.items() if k.endswith(("_compute", "_bandwidth", "_link"))]
     launches = [v for k, v in fit.items() if k.endswith("launch_us")]
-    assert len(shares) == 7
+    assert len(shares) == 11
     assert all(0.2 < share < 1 for share in shares)
-    assert len(launches) == 5
-    assert all(1 < launch < 20 for launch in launches)
+    assert len(launches) == 7
+    assert all(1 < launch < 60 for launch in launches)
     assert fit["gemm_overlap"] >= 1
+    assert 0.5 < fit["moe_overlap"] < 4
     assert 0 <= fit["host_s"] < 0.01
 
 
 def test_the_ideal_device_costs_nothing_beyond_its_data_sheet() -> None:
     values = msgspec.structs.asdict(ideal())
-    assert {v for k, v in values.items() if k.endswith(("_us", "_s"))} == {0.0}
+    assert {v for k, v in values.items() if k.endswith(("_us", "_s", "_bytes"))} == {0.0}
+    assert {v for k, v in values.items() if k.endswith("_overlap")} == {float("inf")}
     assert {v for k, v in values.items() if k.endswith(("_compute", "_bandwidth", "_link"))} == {1.0}

@@ -106,11 +106,20 @@ def test_a_leap_is_the_sum_of_its_steps() -> None:
         assert piece[1] > 0
 
 
-def test_memory_binds_decode_attention_for_every_model_and_device() -> None:
+def test_memory_binds_decode_attention_unless_many_heads_share_a_key() -> None:
+    by_operations = set()
     for name, on in itertools.product(model_names(), device_names()):
-        spec, fit = model(name), efficiency(device(on))
-        expected = kv_bytes_per_token(spec) / (device(on).memory_gb_s * fit.attention_bandwidth)
-        assert of(name, on).decode_line()[1] == pytest.approx(expected)
+        spec, sheet, fit = model(name), device(on), efficiency(device(on))
+        if spec.latent or spec.window:
+            continue
+        memory = kv_bytes_per_token(spec) / (sheet.memory_gb_s * fit.attention_bandwidth)
+        found = of(name, on).decode_line()[1]
+        # q_heads / kv_heads operations to a byte, against what the device does while it reads one.
+        ridge = sheet.bf16_tflops * 1e3 * fit.attention_compute / (sheet.memory_gb_s * fit.attention_bandwidth)
+        assert found == pytest.approx(memory * max(1, spec.q_heads / spec.kv_heads / ridge))
+        if found > memory * 1.001:
+            by_operations.add((name.split("/")[1], on))
+    assert by_operations == {(name, on) for name in ("falcon-180B", "falcon-7b") for on in ("cpu", "h20")}
 
 
 def test_more_work_never_takes_less_time() -> None:

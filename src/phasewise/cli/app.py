@@ -116,3 +116,23 @@ def policies(
     from phasewise.cli.policies import run
 
     run(json)
+
+
+_NAME = typer.Argument(metavar="NAME", help="Say all of this one.", show_default=False)
+_JSON = typer.Option(metavar="FILE|-", help="Write it as JSON; - for standard output.")
+
+
+@app.command()
+def models(name: Annotated[str | None, _NAME] = None, json: Annotated[str | None, _JSON] = None) -> None:
+    """List the models: parameters, weights, KV cache; or all of one, a config.json too."""
+    from phasewise.cli.catalogues import run_models
+
+    run_models(name, json)
+
+
+@app.command()
+def devices(name: Annotated[str | None, _NAME] = None, json: Annotated[str | None, _JSON] = None) -> None:
+    """List the devices: peaks, memory, power, links, price; or all of one, a TOML file too."""
+    from phasewise.cli.catalogues import run_devices
+
+    run_devices(name, json)

@@ -27,7 +27,8 @@ import msgspec
 
 from phasewise.core.errors import InputError, unknown
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
-from phasewise.perf.models import model_names
+from phasewise.perf.hardware import find_device
+from phasewise.perf.models import find_model
 from phasewise.policy import catalog
 from phasewise.workload.traces import read_bytes
 from phasewise.workload.yamltext import one_line, plain_yaml
@@ -47,7 +48,7 @@ def read_deployment(path: str | Path, settings: Sequence[str] = ()) -> Deploymen
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a deployment file, not looked into yet but for paths (a model, a latency file), made whole.
+    """The keys and values of a deployment file, not looked into yet but for paths (model, device, latency file), made whole.
 
     InputError if the file cannot be read or is not YAML (with the line), or holds anything but keys and values.
     """
@@ -62,6 +63,8 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
             f"holds {_shown(data)}; a deployment has keys and values: {', '.join(_names(Deployment))}", where
         )
     folder = Path(path).parent
+    if isinstance(data.get("replicas"), list):
+        data = {**data, "replicas": [_device_seen_from(folder, group) for group in data["replicas"]]}
     seen = {"model": _seen_from, "latency": _file_seen_from}
     return {**data, **{key: see(folder, data[key]) for key, see in seen.items() if key in data}}
 
@@ -202,8 +205,7 @@ def _seen_from(folder: Path, model: Any) -> Any:
     """The path of a `config.json` (or of its folder) is seen from the file that names it; a catalogue name stays."""
     if not isinstance(model, str) or not model:
         return model
-    known = {name.lower() for name in model_names()}
-    if model.lower() in known or model.lower() in {name.split("/")[1] for name in known}:
+    if find_model(model):
         return model
     return str(folder / model) if model.lower().endswith(".json") or (folder / model).is_dir() else model
 
@@ -216,6 +218,14 @@ def is_latency_file(latency: str) -> bool:
 def _file_seen_from(folder: Path, latency: Any) -> Any:
     """The path of a latency file is seen from the file that names it; a name stays."""
     return str(folder / latency) if isinstance(latency, str) and is_latency_file(latency) else latency
+
+
+def _device_seen_from(folder: Path, group: Any) -> Any:
+    """Likewise the TOML file of a device."""
+    device = group.get("device") if isinstance(group, dict) else None
+    if not isinstance(device, str) or not device.lower().endswith(".toml") or find_device(device):
+        return group
+    return {**group, "device": str(folder / device)}
 
 
 def _value(text: str) -> Any:

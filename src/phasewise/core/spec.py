@@ -6,55 +6,18 @@ from typing import Any
 
 import msgspec
 
+from phasewise.core.model import ModelSpec as ModelSpec
 from phasewise.core.steptimes import StepTimes
-
-DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The shape of a dense decoder, as its Hugging Face `config.json` gives it. Counts, not bytes."""
-
-    name: str
-    layers: int
-    hidden: int
-    ffn: int
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    max_context: int
-    dtype: str = "bfloat16"
-    gated_ffn: bool = True
-    tied_embeddings: bool = False
-    attention_bias: bool = False
-    attention_out_bias: bool = False
-    ffn_bias: bool = False
-    qk_norm: bool = False
-
-    @property
-    def dtype_bytes(self) -> int:
-        return DTYPE_BYTES[self.dtype]
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights, embeddings, norms and biases included."""
-        q, kv = self.q_heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = self.hidden * (q + 2 * kv) + q * self.hidden
-        attention += (q + 2 * kv) * self.attention_bias + self.hidden * self.attention_out_bias
-        matrices = 3 if self.gated_ffn else 2
-        ffn = matrices * self.hidden * self.ffn + ((matrices - 1) * self.ffn + self.hidden) * self.ffn_bias
-        norms = 2 * self.hidden + 2 * self.head_dim * self.qk_norm
-        embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
-        return self.layers * (attention + ffn + norms) + embeddings + self.hidden
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values for one token over all layers, before tensor parallelism."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
 
 
 class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A device's data sheet. `link_gb_s` is one direction of the link to its neighbours in the node (0: none)."""
+    """A device's data sheet: dense peaks without sparsity, decimal bandwidths, None where it is not known or not there.
+
+    `link_gb_s` is one direction of the link to its neighbours in the node (0: none), `link` its kind; `network_gb_s` one
+    direction of its share of the link between nodes. Clocks are those of the compute cores. `price_per_hour` is a default
+    for planning, US dollars for one device, and `price_source` says whose. `efficiency` is no part of the data sheet: it
+    names the device whose fitted efficiency this one borrows when it has no fit of its own (None: a100).
+    """
 
     name: str
     memory_gib: float
@@ -62,6 +25,24 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bf16_tflops: float
     link_gb_s: float
     source: str
+    fp16_tflops: float | None = None
+    fp8_tflops: float | None = None
+    int8_tops: float | None = None
+    fp4_tflops: float | None = None
+    tdp_w: float | None = None
+    idle_w: float | None = None
+    min_clock_mhz: float | None = None
+    max_clock_mhz: float | None = None
+    link: str | None = None
+    network_gb_s: float | None = None
+    price_per_hour: float | None = None
+    price_source: str | None = None
+    efficiency: str | None = None
+
+    @property
+    def fp8_peak_tflops(self) -> float:
+        """What products of fp8 weights run at: bf16's rate where there is no unit for fp8 (weights are widened first)."""
+        return self.fp8_tflops or self.bf16_tflops
 
 
 class Slo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

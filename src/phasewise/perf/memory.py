@@ -8,8 +8,14 @@ per device, with the widths of one device's shard. The 2 GiB stand for what a da
 driver has taken its part, the CUDA context, the buffers of the collectives and captured graphs: the figure was
 chosen once so that published capacities on 80 GiB devices come out (`bench/efficiency.md` compares). The second
 term is the peak inside one layer: the residual stream with its normed copy and two outputs, the attention's inputs,
-and gate, up and their product. The third is the logits in float32 and their copy for sampling, for at most 256
-sequences that emit in one step.
+and gate, up and their product; with experts, those of each token's `per_token` experts, their outputs and the shared
+ones, if that is more. The third is the logits in float32 and their copy for sampling, for at most 256 sequences that
+emit in one step.
+
+Blocks hold every layer's keys and values for every token, also in layers whose attention has a window: the books count
+a sequence as if all attention were full. An engine that frees what has left the window holds more sequences than this;
+`ModelSpec.kv_bytes` says how little a sequence needs at least. A latent cache is one vector for all heads, so each
+device of a tensor-parallel replica holds the whole of it.
 """
 
 from __future__ import annotations
@@ -25,25 +31,25 @@ MAX_EMITTING = 256
 
 def weight_bytes(model: ModelSpec, tp: int = 1) -> int:
     """Bytes of weights on each of `tp` devices (the fullest, where a width does not divide)."""
-    part = shard(model, tp)
-    attention = model.hidden * (part.q + 2 * part.kv) + part.q * model.hidden
-    attention += (part.q + 2 * part.kv) * model.attention_bias + model.hidden * model.attention_out_bias
-    matrices = 3 if model.gated_ffn else 2
-    ffn = matrices * model.hidden * part.ffn + ((matrices - 1) * part.ffn + model.hidden) * model.ffn_bias
-    norms = 2 * model.hidden + 2 * model.head_dim * model.qk_norm
-    embeddings = part.vocab * model.hidden * (1 if model.tied_embeddings else 2)
-    return (model.layers * (attention + ffn + norms) + embeddings + model.hidden) * model.dtype_bytes
+    shard(model, tp)  # refuses a degree that does not divide
+    return model.bytes_of(model.weights(tp))
 
 
 def kv_bytes_per_token(model: ModelSpec, tp: int = 1) -> int:
     """Bytes of keys and values of one token on each of `tp` devices; heads are replicated once `tp` exceeds them."""
-    return 2 * model.layers * shard(model, tp).kv * model.dtype_bytes
+    part = shard(model, tp)
+    return model.layers * (model.kv_width if model.latent else 2 * part.kv) * model.kv_dtype_bytes
 
 
 def reserve_bytes(model: ModelSpec, tp: int, max_step_tokens: int) -> int:
     """Bytes that each device keeps for a step of up to `max_step_tokens` tokens, and for what is not the model."""
     part = shard(model, tp)
-    width = 4 * model.hidden + part.q + 2 * part.kv + (3 if model.gated_ffn else 2) * part.ffn
+    ways = 3 if model.gated_ffn else 2
+    inner = ways * part.ffn
+    if model.moe:
+        chosen = model.moe.per_token * (ways * part.expert_ffn + model.hidden)
+        inner = max(inner * (model.moe.dense_layers > 0), chosen + ways * part.shared_ffn)
+    width = 4 * model.hidden + part.q + 2 * part.kv + inner
     logits = min(MAX_EMITTING, max_step_tokens) * part.vocab * 8
     return FIXED_RESERVE_BYTES + max_step_tokens * width * model.dtype_bytes + logits
 

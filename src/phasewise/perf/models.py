@@ -1,8 +1,7 @@
-"""The catalogue of models, and the reader of a Hugging Face `config.json` of a dense decoder. It never sees weights.
+"""The catalogue of models: a name in, a shape out. What a `config.json` means is in `config`; weights are never seen.
 
-A sliding attention window (Mistral-7B-v0.1, some Qwen2) is read as full attention with the context that the file
-states: a model whose window is shorter than its context is therefore shown with more attention and more KV memory
-than it needs beyond the window, and exactly right within it.
+The package's own entries are in `data/models.json`: for each hub id the fields of its `config.json` that matter, or the id
+that it shares its shape with. A user's file adds to them (`catalogue`).
 """
 
 from __future__ import annotations
@@ -15,54 +14,72 @@ from typing import Any
 import msgspec
 
 from phasewise.core.errors import InputError, unknown
-from phasewise.core.spec import DTYPE_BYTES, ModelSpec
-
-_FAMILIES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
-_NOT_DENSE = {
-    "num_local_experts": "mixture of experts",
-    "num_experts": "mixture of experts",
-    "n_routed_experts": "mixture of experts",
-    "kv_lora_rank": "latent attention",
-    "text_config": "a multi-modal wrapper",
-    "quantization_config": "quantised weights",
-}
-_ABSURD = 100_000_000
+from phasewise.core.model import ModelSpec
+from phasewise.perf.catalogue import BUILT_IN, Entry, user_entries
+from phasewise.perf.config import from_config
 
 
 @cache
-def _catalogue() -> dict[str, dict[str, Any]]:
+def _built_in() -> dict[str, dict[str, Any] | str]:
     data = files("phasewise.perf").joinpath("data/models.json").read_bytes()
-    return msgspec.json.decode(data, type=dict[str, dict[str, Any]])
+    return msgspec.json.decode(data, type=dict[str, dict[str, Any] | str])
 
 
 def model_names() -> list[str]:
-    """Hub ids of the catalogue, sorted."""
-    return sorted(_catalogue())
+    """Names of the catalogue, hub ids and the user's, sorted, with those that share a shape."""
+    return sorted({*_built_in(), *user_entries("models")})
+
+
+def model_origin(name: str) -> str:
+    """Where the catalogue's entry `name` is from: built in, or the user's file."""
+    entry = user_entries("models").get(name)
+    return str(entry.path) if entry else BUILT_IN
+
+
+def model_named_after(name: str) -> str | None:
+    """The catalogue name whose shape `name` shares; None for an entry of its own."""
+    shared = None if name in user_entries("models") else _built_in().get(name)
+    return shared if isinstance(shared, str) else None
+
+
+def find_model(name: str) -> str | None:
+    """The catalogue's spelling of `name`, a name or its last component in any case; None if it has none or several."""
+    names, asked = model_names(), name.lower()
+    found = [n for n in names if n.lower() == asked] or [n for n in names if n.lower().split("/")[-1] == asked]
+    return found[0] if len(found) == 1 else None
 
 
 def model(name: str, where: str | None = None) -> ModelSpec:
     """The shape of the model `name`: a hub id, its last component, a `config.json`, or a folder that holds one.
 
-    Case does not matter in names. Raises InputError for an unknown name, or a file that is missing or not a dense
+    Case does not matter in names. Raises InputError for an unknown name, or a file that is missing or not a known
     decoder; `where` says which file or flag asked.
     """
-    catalogue = _catalogue()
-    asked = name.lower()
-    found = [n for n in catalogue if n.lower() == asked] or [n for n in catalogue if n.lower().split("/")[1] == asked]
-    if len(found) == 1:
-        return from_config(catalogue[found[0]], found[0], found[0])
+    found = find_model(name)
+    if found is not None:
+        own = user_entries("models").get(found)
+        return _of_user(found, own) if own else from_config(_config(found), found, found)
     path = Path(name)
-    if asked.endswith(".json"):
+    if name.lower().endswith(".json"):
         return _read(path)
     if path.is_dir():
         return _read(path / "config.json")
-    tails = [n.split("/")[1] for n in catalogue]
-    raise unknown("model", name, catalogue if "/" in name else tails, where)
+    names = model_names()
+    raise unknown("model", name, names if "/" in name else [n.split("/")[-1] for n in names], where)
+
+
+def _config(name: str) -> dict[str, Any]:
+    entry = _built_in()[name]
+    return _config(entry) if isinstance(entry, str) else entry
+
+
+def _of_user(name: str, entry: Entry) -> ModelSpec:
+    if "config" not in entry.values:
+        return from_config(entry.values, name, entry.where)
+    path = entry.values["config"]
+    if not isinstance(path, str) or len(entry.values) > 1:
+        raise InputError("'config' is the path of a config.json and stands alone", entry.where)
+    return msgspec.structs.replace(_read(entry.path.parent / path), name=name)
 
 
 def _read(path: Path) -> ModelSpec:
@@ -77,80 +94,3 @@ def _read(path: Path) -> ModelSpec:
         raise InputError("not a model configuration: expected a JSON object", where)
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
     return from_config(config, name or path.stem, where)
-
-
-def from_config(config: dict[str, Any], name: str, where: str) -> ModelSpec:
-    """The shape that a decoded `config.json` describes, to be called `name`; errors lead with `where`.
-
-    A file that names no dtype is taken as bfloat16, one without tie_word_embeddings as untied. Raises InputError
-    for a missing or impossible field (named), and for an architecture that is not a dense decoder.
-    """
-    family = _family(config, where)
-    hidden, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
-    kv_heads = _count(config, "num_key_value_heads", where, default=heads)
-    if heads % kv_heads:
-        raise InputError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}", where)
-    if config.get("head_dim") is None and hidden % heads:
-        raise InputError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}; give head_dim", where)
-    bias = _flag(config, "attention_bias", where)
-    return ModelSpec(
-        name=name,
-        layers=_count(config, "num_hidden_layers", where),
-        hidden=hidden,
-        ffn=_count(config, "intermediate_size", where),
-        q_heads=heads,
-        kv_heads=kv_heads,
-        head_dim=_count(config, "head_dim", where, default=hidden // heads),
-        vocab=_count(config, "vocab_size", where),
-        max_context=_count(config, "max_position_embeddings", where),
-        dtype=_dtype(config, where),
-        tied_embeddings=_flag(config, "tie_word_embeddings", where),
-        # Qwen2 has biases on q, k and v without saying so in its file, and none on the output projection.
-        attention_bias=bias or family == "qwen2",
-        attention_out_bias=bias and family != "qwen2",
-        ffn_bias=_flag(config, "mlp_bias", where),
-        qk_norm=family == "qwen3",
-    )
-
-
-def _family(config: dict[str, Any], where: str) -> str:
-    for field, what in _NOT_DENSE.items():
-        if config.get(field):
-            raise InputError(f"{what} (field {field}): only dense decoders in plain weights are supported yet", where)
-    named = config.get("architectures")
-    architecture = named[0] if isinstance(named, list) and named else None
-    kind = config.get("model_type")
-    if architecture is None and kind is None:
-        raise InputError(f"no field architectures; known: {', '.join(_FAMILIES)}", where)
-    if architecture is None and kind in _FAMILIES.values():
-        return str(kind)
-    if not isinstance(architecture, str) or architecture not in _FAMILIES:
-        found = architecture or kind
-        raise InputError(f"architecture {found!r} is not supported yet; known: {', '.join(_FAMILIES)}", where)
-    return _FAMILIES[architecture]
-
-
-def _count(config: dict[str, Any], field: str, where: str, default: int | None = None) -> int:
-    value = config.get(field)
-    if value is None:
-        if default is None:
-            raise InputError(f"no field {field}, which is needed", where)
-        return default
-    if type(value) is not int or not 0 < value <= _ABSURD:
-        raise InputError(f"field {field} must be a whole number from 1 to {_ABSURD}, not {value!r}", where)
-    return value
-
-
-def _flag(config: dict[str, Any], field: str, where: str) -> bool:
-    value = config.get(field)
-    if value is not None and not isinstance(value, bool):
-        raise InputError(f"field {field} must be true or false, not {value!r}", where)
-    return bool(value)
-
-
-def _dtype(config: dict[str, Any], where: str) -> str:
-    value = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
-    name = value.removeprefix("torch.") if isinstance(value, str) else value
-    if not isinstance(name, str) or name not in DTYPE_BYTES:
-        raise InputError(f"field torch_dtype is {value!r}; known: {', '.join(DTYPE_BYTES)}", where)
-    return name

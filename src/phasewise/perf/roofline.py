@@ -16,8 +16,13 @@ A100 at 116 %.) It reads all c+q keys and values, so that chunking a prompt cost
 `token` is the traffic of queries, outputs and new keys and values, which measured kernels do not hide behind the
 products. A decode is the case q = 1. Both sides of its maximum grow in proportion to the context, so which one binds is
 a property of model and device, settled once: the sum over decodes needs only the sum of contexts, and a leap of decode
-steps is exactly affine. (For every model and device of the catalogues it is memory.) A step with chunks and decodes
-pays one attention launch, the longer: one kernel takes the whole batch. `operators` has the rest.
+steps is exactly affine. (It is memory, unless many heads share a key and arithmetic is scarce: Falcon on H20.) A step
+with chunks and decodes pays one attention launch, the longer: one kernel takes the whole batch. `operators` has the rest.
+
+What families add. Experts: router, chosen experts (as expected with even routing), shared experts, in place of gate, up
+and down. Latent attention: two more products; a decode reads the latent vector once for all heads and works in its width
+(weights absorbed), a prompt chunk expands it to keys and values, those of its cached tokens anew. One input for attention
+and feed-forward: one all-reduce a layer. Windows and latent prompts bend the lines: `attention` says where.
 """
 
 from __future__ import annotations
@@ -25,11 +30,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from phasewise.core.errors import InputError
-from phasewise.core.spec import DeviceSpec, ModelSpec
+from phasewise.core.model import ModelSpec
+from phasewise.core.spec import DeviceSpec
 from phasewise.core.step import ALL, Chunk, Piece, moved_on
 from phasewise.core.units import NS_PER_S
+from phasewise.perf.attention import BentAttention, Layers
 from phasewise.perf.efficiency import Efficiency
-from phasewise.perf.operators import all_gather_ns, all_reduce_ns, byte_ns, elementwise_ns, flop_ns, gemm_ns
+from phasewise.perf.layer import LayerTimes
+from phasewise.perf.operators import byte_ns, flop_ns
 from phasewise.perf.shard import shard
 
 
@@ -59,7 +67,7 @@ class Roofline:
             raise InputError(f"tp {tp} needs a link between devices, and {device.name} has none")
         self._model, self._device, self._tp, self._efficiency = model, device, tp, efficiency
         self._part = shard(model, tp)
-        self._host_ns, self._tile = host * NS_PER_S, tile
+        self._layers = LayerTimes(model, device, tp, efficiency, host * NS_PER_S, tile)
         # Filled on demand: the hot path only looks up, multiplies and adds.
         self._by_tokens: dict[int, float] = {}
         self._by_emitting: dict[int, float] = {}
@@ -73,6 +81,8 @@ class Roofline:
 
     def pieces(self, chunks: Sequence[Chunk], decodes: int, context: int, steps: int) -> tuple[Piece, ...]:
         """Times of `steps` identical iterations, nanoseconds; see `LatencyModel`."""
+        if self._bent is not None:
+            return self._bent_pieces(self._bent, chunks, decodes, context, steps)
         if not chunks:
             try:
                 first, slope = self._by_decodes[decodes]
@@ -133,30 +143,85 @@ class Roofline:
         before = self.pieces(chunks, decodes, context, low)
         return before + self.pieces(rest, decodes, context + low * decodes, steps - low)
 
+    def _bent_pieces(
+        self, bent: BentAttention, chunks: Sequence[Chunk], decodes: int, context: int, steps: int
+    ) -> tuple[Piece, ...]:
+        """As `pieces`, for attention that is affine only between the cuts."""
+        cuts = bent.cuts(chunks, decodes, context, steps)
+        found = []
+        for begin, end in zip(cuts, [*cuts[1:], steps], strict=True):
+            first = self._bent_step(bent, chunks, decodes, context, begin)
+            last = self._bent_step(bent, chunks, decodes, context, end - 1) if end - begin > 1 else first
+            found.append((first, (last - first) / max(1, end - begin - 1), end - begin))
+        return tuple(found)
+
+    def _bent_step(self, bent: BentAttention, chunks: Sequence[Chunk], decodes: int, context: int, step: int) -> float:
+        """Nanoseconds of step `step` (from 0) of identical iterations."""
+        prompt, emitting, time = 0, decodes, 0.0
+        for chunk in chunks:
+            time += bent.chunk_ns(chunk.start + step * chunk.tokens, chunk.tokens)
+            prompt += chunk.tokens
+            emitting += chunk.joins is not None
+        time += self._token_ns * prompt
+        if decodes:
+            time += self._head_ns * decodes + bent.decode_ns(decodes, context + step * decodes)
+        launch = self._chunk_launch_ns if chunks else self._decode_launch_ns
+        if chunks and decodes:
+            launch = self._mixed_launch_ns
+        tokens = prompt + decodes
+        linear = self._by_tokens.get(tokens) or self._linear(tokens)
+        head = self._by_emitting.get(emitting)
+        return linear + (self._head(emitting) if head is None else head) + time + launch
+
     def prefill_ns(self, tokens: int) -> float:
         """Nanoseconds of one step that runs a whole prompt of `tokens` tokens on an idle replica."""
         return self.pieces((Chunk(0, 0, tokens, tokens, ALL),), 0, 0, 1)[0][0]
 
     def decode_line(self) -> tuple[float, float]:
-        """One decode alone: nanoseconds with no context, and nanoseconds more per token of context."""
+        """One decode alone: nanoseconds with no context, and nanoseconds more per token of context.
+
+        With windows it is the line beyond the widest, drawn back to no context: too long within the window.
+        """
+        if self._bent is not None and self._model.window is not None:
+            fixed, slope = self._bent.line()
+            return self._linear(1) + self._head(1) + self._decode_launch_ns + self._head_ns + fixed, slope
         return self.pieces((), 1, 0, 1)[0][0], self._context_ns
 
     def _attention(self) -> None:
         """Set the constants of attention, nanoseconds over all layers."""
-        layers, part, bytes_ = self._model.layers, self._part, self._model.dtype_bytes
-        device, fit = self._device, self._efficiency
-        flops_per_pair = 4.0 * part.q * flop_ns(device, fit.attention_compute)
-        read = 2.0 * part.kv * bytes_ * byte_ns(device, fit.attention_bandwidth)
+        model, part, device, fit = self._model, self._part, self._device, self._efficiency
+        layers, bytes_ = model.layers, model.kv_dtype_bytes
+        flop, byte = flop_ns(device, fit.attention_compute), byte_ns(device, fit.attention_bandwidth)
+        cached = 0.0
+        if model.latent is None:
+            flops_per_pair = 4.0 * part.q * flop
+            read = 2.0 * part.kv * bytes_ * byte
+            context = max(flops_per_pair, read)
+            token_bytes = 2.0 * (part.q + part.kv) * bytes_
+        else:
+            latent, heads = model.latent, part.q_heads
+            wide = heads * (model.head_dim + latent.value)
+            flops_per_pair = 2.0 * wide * flop
+            read = float(wide * model.dtype_bytes) * byte
+            context = max(2.0 * heads * (latent.width + latent.kv_rank) * flop, latent.width * bytes_ * byte)
+            token_bytes = 2.0 * wide * model.dtype_bytes
+            expanded = latent.kv_rank * heads * (latent.nope + latent.value)
+            cached = 2.0 * expanded * flop_ns(device, fit.gemm_compute) + read
         # Twice the pairs are q * (2c + q + 1), a whole number: the half sits in the constant.
         self._pair_ns = 0.5 * layers * flops_per_pair
         self._read_ns = layers * read
-        self._context_ns = layers * max(flops_per_pair, read)
-        token_bytes = 2.0 * (part.q + part.kv) * bytes_
+        self._context_ns = layers * context
         self._token_ns = layers * token_bytes * byte_ns(device, fit.attention_token_bandwidth)
         self._chunk_launch_ns = layers * fit.attention_chunk_launch_us * 1e3
         self._decode_launch_ns = layers * fit.attention_decode_launch_us * 1e3
         self._mixed_launch_ns = max(self._chunk_launch_ns, self._decode_launch_ns)
-        self._decode_ns = layers * part.q_heads * fit.attention_head_us * 1e3 + self._context_ns
+        self._head_ns = layers * part.q_heads * fit.attention_head_us * 1e3
+        self._decode_ns = self._head_ns + self._context_ns
+        self._bent: BentAttention | None = None
+        if model.window or model.latent:
+            within = model.window.layers if model.window else 0
+            groups = [Layers(layers - within, None), Layers(within, model.window.tokens if model.window else None)]
+            self._bent = BentAttention(groups, flops_per_pair, read, context, cached)
 
     def _decode_step(self, decodes: int) -> tuple[float, float]:
         """First step without context, and growth per step, of `decodes` decodes; remembered."""
@@ -164,34 +229,10 @@ class Roofline:
         self._by_decodes[decodes] = first, self._context_ns * decodes
         return self._by_decodes[decodes]
 
-    def _gemm(self, rows: int, columns: int, inner: int) -> float:
-        if self._tile:
-            rows = -(-rows // self._tile) * self._tile
-        return gemm_ns(self._device, self._efficiency, rows, columns, inner, self._model.dtype_bytes)
-
     def _linear(self, tokens: int) -> float:
-        """Everything that depends on the step's tokens alone, host time included; at least 1 ns; remembered."""
-        model, part, device, fit = self._model, self._part, self._device, self._efficiency
-        h, row = model.hidden, tokens * model.dtype_bytes
-        inputs, moved = (2, 3) if model.gated_ffn else (1, 2)
-        gemms = self._gemm(tokens, part.q + 2 * part.kv, h) + self._gemm(tokens, h, part.q)
-        gemms += self._gemm(tokens, inputs * part.ffn, h) + self._gemm(tokens, h, part.ffn)
-        # A norm reads the stream and the last output, and writes their sum and its normed copy.
-        norm = elementwise_ns(device, fit, 4.0 * h * row)
-        rotation = elementwise_ns(device, fit, 2.0 * (part.q + part.kv) * row)
-        activation = elementwise_ns(device, fit, float(moved * part.ffn) * row)
-        reduce = all_reduce_ns(device, fit, self._tp, float(h * row))
-        layer = gemms + 2.0 * norm + rotation * (2 if model.qk_norm else 1) + activation + 2.0 * reduce
-        embed = elementwise_ns(device, fit, 2.0 * h * row) + reduce + norm
-        self._by_tokens[tokens] = max(1.0, self._host_ns + model.layers * layer + embed)
+        self._by_tokens[tokens] = self._layers.linear_ns(tokens)
         return self._by_tokens[tokens]
 
     def _head(self, emitting: int) -> float:
-        """The vocabulary's matrix for the sequences that emit a token in this step; remembered."""
-        time = 0.0
-        if emitting:
-            logits = float(emitting * self._model.vocab * self._model.dtype_bytes)
-            time = self._gemm(emitting, self._part.vocab, self._model.hidden)
-            time += all_gather_ns(self._device, self._efficiency, self._tp, logits)
-        self._by_emitting[emitting] = time
-        return time
+        self._by_emitting[emitting] = self._layers.head_ns(emitting)
+        return self._by_emitting[emitting]

@@ -13,7 +13,11 @@ from phasewise.core.spec import ModelSpec
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """The share of one device: `q` and `kv` are widths (heads times head_dim), `ffn` and `vocab` counts of columns."""
+    """The share of one device: `q` and `kv` are widths (heads times head_dim), `ffn` and `vocab` counts of columns.
+
+    `expert_ffn` is its part of each expert's width (all experts are on every device: no expert parallelism), `shared_ffn`
+    its part of the shared experts'.
+    """
 
     q_heads: int
     kv_heads: int
@@ -21,6 +25,8 @@ class Shard(msgspec.Struct, frozen=True):
     kv: int
     ffn: int
     vocab: int
+    expert_ffn: int = 0
+    shared_ffn: int = 0
 
 
 def shard(model: ModelSpec, tp: int) -> Shard:
@@ -42,4 +48,6 @@ def shard(model: ModelSpec, tp: int) -> Shard:
         kv=kv_heads * model.head_dim,
         ffn=-(-model.ffn // tp),
         vocab=-(-model.vocab // tp),
+        expert_ffn=-(-model.moe.ffn // tp) if model.moe else 0,
+        shared_ffn=-(-model.moe.shared_ffn // tp) if model.moe else 0,
     )
