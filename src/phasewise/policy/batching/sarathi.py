@@ -93,7 +93,9 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         stages = self.chunk_stages
         stage = min(resident.computed * stages // self.chunk_span, stages - 1)
         drop = (self.token_budget - self.chunk_low) * stage / max(1, stages - 1)
-        most = min(self.token_budget, max(32, round((self.token_budget - drop) / 32) * 32)) if stage else self.token_budget
+        most = (
+            min(self.token_budget, max(32, round((self.token_budget - drop) / 32) * 32)) if stage else self.token_budget
+        )
         return min(resident.known - resident.computed, left - (self.token_budget - most))
 
 

@@ -133,7 +133,9 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return ALL
         if resident.request.kind not in self.types:
             known = ", ".join(self.types)
-            raise InputError(f"request {resident.id} is of class '{resident.request.kind}'; batcher wait has types {known}")
+            raise InputError(
+                f"request {resident.id} is of class '{resident.request.kind}'; batcher wait has types {known}"
+            )
         return resident.request.kind
 
     def _queued(self, state: InstanceState) -> dict[str, list[Resident]]:
