@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
+from phasewise.core.request import Request
 from phasewise.core.spec import (
     Deployment,
     DeviceSpec,
@@ -161,3 +164,75 @@ def random_gone(draw: st.DrawFn, rows: Sequence[Row], *, within_ns: int = 300_00
     """Some of the clients hang up, at most `within_ns` after their arrival."""
     leavers = draw(st.lists(st.integers(0, len(rows) - 1), unique=True, max_size=max(1, len(rows) // 2)))
     return {i: rows[i][0] + draw(st.integers(0, within_ns)) for i in sorted(leavers)}
+
+
+@dataclass(frozen=True, eq=False)
+class Classed(Workload):
+    """A workload whose clients name their classes: `kinds[i]` is that of request i."""
+
+    kinds: tuple[str, ...] = ()
+
+    def requests(self) -> Iterator[Request]:
+        for request in super().requests():
+            yield msgspec.structs.replace(request, kind=self.kinds[request.id])
+
+
+def classed(rows: Sequence[Row], kinds: Sequence[str], gone: Mapping[int, int] | None = None) -> Classed:
+    """A workload from rows in order of arrival, with a class for each."""
+    plain = workload(rows, gone)
+    return Classed(
+        plain.name, plain.arrival_ns, plain.prompt_tokens, plain.truth, gone_ns=plain.gone_ns, kinds=tuple(kinds)
+    )
+
+
+def mixed(rows: Sequence[Row], gone: Mapping[int, int] | None = None) -> Classed:
+    """A workload of two classes, `chat` and `code`, dealt out by a rule that follows neither lengths nor arrivals."""
+    return classed(rows, [("chat", "chat", "code")[i * i % 3] for i in range(len(rows))], gone)
+
+
+TYPES = {
+    "chat": {"prompt": 20, "output": 20, "rate": 2.0, "threshold": 2},
+    "code": {"prompt": 30, "output": 10, "rate": 1.0, "threshold": 1},
+}
+BOOKED = {
+    "chat": {"prompt": 20, "output": 8, "rate": 2.0},
+    "code": {"prompt": 30, "output": 3, "rate": 1.0},
+}
+
+_STAGES = {"chunk_stages": 3, "chunk_span": 40}
+_NESTED = {"boundaries": [3, 9], "survival": [1.0, 0.8, 0.5], "longest": 30, "total_limit": 9, "max_seqs": 6}
+
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "static": ("static", {"max_seqs": 3}),
+    "orca": ("orca", {"max_seqs": 3}),
+    "orca one prefill": ("orca", {"max_seqs": 4, "one_prefill": True}),
+    "vllm-v0": ("vllm-v0", {"max_seqs": 4, "token_budget": 24}),
+    "vllm-v0 as configured": ("vllm-v0", {}),
+    "vllm-v1": ("vllm-v1", {"max_seqs": 4, "token_budget": 16}),
+    "sarathi": ("sarathi", {"max_seqs": 4, "token_budget": 16}),
+    "sarathi hybrid only": ("sarathi", {"max_seqs": 4, "token_budget": 16, "chunked": False, "watermark": 0.0}),
+    "sarathi chunked only": ("sarathi", {"max_seqs": 4, "token_budget": 16, "hybrid": False, "watermark": 0.0}),
+    "sarathi shrinking": ("sarathi", {"max_seqs": 4, "token_budget": 24, "chunk_low": 4, **_STAGES}),
+    "sarathi shrinking, chunked only": (
+        "sarathi",
+        {"max_seqs": 4, "token_budget": 24, "chunk_low": 4, "hybrid": False, "watermark": 0.0, **_STAGES},
+    ),
+    "wait": ("wait", {"threshold": 2, "max_seqs": 6}),
+    "wait, late": ("wait", {"threshold": 2, "max_seqs": 6, "max_wait_s": 30e-6}),
+    "wait by types": ("wait", {"types": TYPES, "max_seqs": 6}),
+    "wait by types, late": ("wait", {"types": TYPES, "max_seqs": 6, "max_wait_s": 30e-6}),
+    "wait booking": ("wait", {"rule": "booking", "types": BOOKED, "total_limit": 5}),
+    "wait booking, late": ("wait", {"rule": "booking", "types": BOOKED, "total_limit": 5, "max_wait_s": 30e-6}),
+    "nested-wait": ("nested-wait", {"boundaries": [3, 9], "thresholds": [2, 2, 1], "max_seqs": 6}),
+    "nested-wait, late": (
+        "nested-wait",
+        {"boundaries": [3, 9], "thresholds": [2, 2, 1], "max_seqs": 6, "max_wait_s": 30e-6},
+    ),
+    "nested-wait by limit": ("nested-wait", _NESTED),
+    "nested-wait by limit, late": ("nested-wait", {**_NESTED, "max_wait_s": 30e-6}),
+}
+"""Every batcher, with its variants, for the laws: name and parameters. They run on `mixed` workloads."""
+
+HOLDS_BACK = frozenset(arm for arm, (name, _) in ARMS.items() if name in ("wait", "nested-wait"))
+MAY_STRAND = frozenset(arm for arm in HOLDS_BACK if "late" not in arm)
+"""By the published rule these may hold requests back for ever, when no more arrive."""

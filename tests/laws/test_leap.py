@@ -13,22 +13,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phasewise.core.action import Run
+from phasewise.core.action import Regroup, Run
 from phasewise.core.event import StepDone
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
 from phasewise.core.step import StepPlan, moved_on, total_ns
 from phasewise.policy import catalog
-from phasewise.policy.batching.sarathi import Sarathi
-from phasewise.policy.batching.static import Static
-from phasewise.policy.batching.vllm_v1 import VllmV1
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
-from worlds import ConstantLatency, ToyLatency, random_gone, random_rows, toy_resolved, workload
+from worlds import ARMS, ConstantLatency, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
 Step = tuple[float, tuple[Any, ...]]
 Twist = Callable[[StepPlan, random.Random], StepPlan]
@@ -50,7 +47,7 @@ def eager(plan: StepPlan, draw: random.Random) -> StepPlan:
 
 
 TWISTS: dict[str, Twist] = {"single": single, "choppy": choppy, "eager": eager}
-BATCHERS = {"static": Static, "vllm-v1": VllmV1, "sarathi": Sarathi}
+BATCHERS = {name: catalog.find("batcher", name) for name, _ in ARMS.values()}
 
 
 def twisted(policy: type, twist: Twist) -> type:
@@ -59,7 +56,8 @@ def twisted(policy: type, twist: Twist) -> type:
     class Twisted(policy):  # type: ignore[misc]
         def plan(self, state: Any, now_ns: int) -> tuple[StepPlan, ...]:
             draw = random.Random(now_ns)
-            return tuple(twist(plan, draw) for plan in super().plan(state, now_ns))
+            planned = super().plan(state, now_ns)
+            return tuple(twist(plan, draw) if isinstance(plan, StepPlan) else plan for plan in planned)
 
     return Twisted
 
@@ -81,6 +79,7 @@ def steps(log: RunLog, room: int) -> list[Step]:
     """Every forward pass that a replica really made: when it began, and what was in it."""
     out: list[Step] = []
     run: Run | None = None
+    moves: tuple[Any, ...] = ()
     began = 0
     for at_ns, event, actions in log.records(room):
         if type(event) is StepDone:
@@ -91,13 +90,17 @@ def steps(log: RunLog, room: int) -> list[Step]:
             for piece in event.pieces:
                 for i in range(piece[2]):
                     chunks = tuple(moved_on(chunk, done) for chunk in plan.chunks)
-                    what = (chunks, plan.cohorts, () if done else plan.preempt, run.decodes, context)
+                    first = ((), ()) if done else (plan.preempt, moves)
+                    what = (chunks, plan.cohorts, first, run.decodes, context, plan.forced)
                     out.append((began + spent + total_ns(piece, i), what))
                     done += 1
                     context += run.decodes
                 spent += total_ns(piece, piece[2])
             assert abs(began + spent - at_ns) <= 1
+            moves = ()
         for action in actions:
+            if type(action) is Regroup:
+                moves += action.moves
             if type(action) is Run:
                 run, began = action, at_ns
     return out
@@ -129,14 +132,16 @@ PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 }
 
 
-def world(data: st.DataObject, batcher: str, *, ties: bool) -> tuple[Callable[[str], Any], Any]:
+def world(data: st.DataObject, arm: str, *, ties: bool) -> tuple[Callable[[str], Any], Any]:
     """A deployment by batcher name, with little enough memory for preemption, and a workload with some clients leaving."""
-    params = data.draw(PARAMS[batcher])
+    batcher, params = ARMS[arm]
+    if arm in PARAMS:
+        params = data.draw(PARAMS[arm])
     blocks = data.draw(st.integers(6, 14))
     block_tokens = data.draw(st.sampled_from([4, 16]))
     replicas = data.draw(st.integers(1, 2))
     wire_s = data.draw(st.sampled_from([0.0, 2e-6, 7e-6])) if ties else 0.0
-    context = data.draw(st.integers(20, 40)) if batcher == "static" else None
+    context = data.draw(st.integers(20, 40)) if batcher in ("static", "orca") else None
     rows = data.draw(random_rows(most=14, prompt=30, output=30, gap_ns=40_000, ties=ties))
     gone = data.draw(random_gone(rows))
     if ties:
@@ -147,13 +152,15 @@ def world(data: st.DataObject, batcher: str, *, ties: bool) -> tuple[Callable[[s
     def deployment(name: str) -> Any:
         return toy_resolved(name, params, blocks, block_tokens, context, replicas, wire_s)
 
-    return deployment, workload(rows, gone)
+    return deployment, mixed(rows, gone)
 
 
-@pytest.mark.parametrize("batcher", BATCHERS)
+@pytest.mark.parametrize("arm", ARMS)
 @given(data=st.data())
-def test_ties_in_whole_nanoseconds_are_exact(batcher: str, data: st.DataObject) -> None:
-    deployment, load = world(data, batcher, ties=True)
+@settings(max_examples=settings.default.max_examples // 2)
+def test_ties_in_whole_nanoseconds_are_exact(arm: str, data: st.DataObject) -> None:
+    deployment, load = world(data, arm, ties=True)
+    batcher, _ = ARMS[arm]
     latency = data.draw(
         st.sampled_from(
             [
@@ -170,10 +177,12 @@ def test_ties_in_whole_nanoseconds_are_exact(batcher: str, data: st.DataObject) 
         assert_same(leapt, other, within_ns=0)
 
 
-@pytest.mark.parametrize("batcher", BATCHERS)
+@pytest.mark.parametrize("arm", ARMS)
 @given(data=st.data())
-def test_fractions_agree_within_a_microsecond(batcher: str, data: st.DataObject) -> None:
-    deployment, load = world(data, batcher, ties=False)
+@settings(max_examples=settings.default.max_examples // 2)
+def test_fractions_agree_within_a_microsecond(arm: str, data: st.DataObject) -> None:
+    deployment, load = world(data, arm, ties=False)
+    batcher, _ = ARMS[arm]
     latency = ToyLatency(whole=False)
     leapt = simulate(deployment(batcher), load, physics=lambda i: latency)
     for twist in TWISTS:

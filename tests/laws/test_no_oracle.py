@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phasewise.core.action import Run
@@ -15,18 +16,12 @@ from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
 from phasewise.workload.workload import Workload
-from worlds import ToyLatency, random_rows, toy_resolved, workload
-
-BATCHERS = {
-    "static": {"max_seqs": 3},
-    "vllm-v1": {"max_seqs": 4, "token_budget": 16},
-    "sarathi": {"max_seqs": 4, "token_budget": 16},
-}
+from worlds import ARMS, ToyLatency, mixed, random_rows, toy_resolved, workload
 
 
 def first_end_ns(log: RunLog) -> int:
     ends = [at for room in range(1, log.rooms) for at, e, _ in log.records(room) if type(e) is StepDone and e.ended]
-    return min(ends)
+    return min(ends, default=1 << 60)
 
 
 def actions_before(log: RunLog, room: int, end_ns: int) -> list[tuple[int, Any]]:
@@ -34,15 +29,16 @@ def actions_before(log: RunLog, room: int, end_ns: int) -> list[tuple[int, Any]]
 
 
 def permuted(load: Workload, seed: int) -> Workload:
-    return Workload(load.name, load.arrival_ns, load.prompt_tokens, load.truth.permuted(seed), load.max_tokens)
+    return replace(load, truth=load.truth.permuted(seed))
 
 
-@pytest.mark.parametrize("batcher", BATCHERS)
+@pytest.mark.parametrize("arm", ARMS)
 @given(data=st.data())
-def test_permuting_the_true_lengths_changes_no_action_before_the_first_end(batcher: str, data: st.DataObject) -> None:
+@settings(max_examples=settings.default.max_examples // 3)
+def test_permuting_the_true_lengths_changes_no_action_before_the_first_end(arm: str, data: st.DataObject) -> None:
     rows = [(at, p, o + 5) for at, p, o in data.draw(random_rows(most=14, prompt=40, output=60))]
-    resolved = toy_resolved(batcher, BATCHERS[batcher], data.draw(st.integers(16, 40)), 8, max_context=120, replicas=2)
-    one = workload(rows)
+    resolved = toy_resolved(*ARMS[arm], data.draw(st.integers(16, 40)), 8, max_context=120, replicas=2)
+    one = mixed(rows)
     other = permuted(one, data.draw(st.integers(0, 99)))
     a, b = (simulate(resolved, w, physics=lambda i: ToyLatency()) for w in (one, other))
     end_ns = min(first_end_ns(a), first_end_ns(b))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phasewise.control.replay import replay
@@ -19,40 +20,37 @@ from phasewise.record.columns import ClusterColumns, InstanceColumns
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
-from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
+from worlds import ARMS, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
-BATCHERS = {
-    "static": {"max_seqs": 3},
-    "vllm-v1": {"max_seqs": 4, "token_budget": 16},
-    "sarathi": {"max_seqs": 4, "token_budget": 16},
-}
 ALONE = """
 import sys
 sys.modules["phasewise.workload"] = sys.modules["phasewise.sim"] = None  # neither may be needed
 from phasewise.control.replay import replay
 from phasewise.record.runlog import RunLog
-print(replay(RunLog.read(sys.argv[1])))
+print([replay(RunLog.read(path)) for path in sys.argv[1:]])
 """
 
 
-@pytest.mark.parametrize("batcher", BATCHERS)
 @pytest.mark.parametrize("hash_seed", ["1", "424242"])
-def test_a_fresh_process_takes_the_same_actions(tmp_path: Path, batcher: str, hash_seed: str) -> None:
-    path = tmp_path / "run.log"
+def test_a_fresh_process_takes_the_same_actions(tmp_path: Path, hash_seed: str) -> None:
     rows = [(i * 20_000, 8 + 5 * (i % 7), 1 + 9 * (i % 5)) for i in range(40)]
     gone = {i: rows[i][0] + 50_000 for i in range(0, 40, 6)}
-    resolved = toy_resolved(
-        batcher, BATCHERS[batcher], blocks=(10, 24), block_tokens=8, max_context=60, replicas=2, wire_s=3e-6
-    )
-    log = simulate(resolved, workload(rows, gone), physics=lambda i: ToyLatency(whole=False), log=path)
-    assert log.summary["cancelled"] > 0
-    assert batcher == "static" or log.summary["preemptions"] > 0
+    events, preempted = [], set()
+    for arm, policy in ARMS.items():
+        resolved = toy_resolved(*policy, blocks=(10, 24), block_tokens=8, max_context=60, replicas=2, wire_s=3e-6)
+        physics = ToyLatency(whole=False)
+        log = simulate(resolved, mixed(rows, gone), physics=lambda i, p=physics: p, log=tmp_path / arm)
+        assert log.summary["cancelled"] > 0
+        events.append(log.summary["events"])
+        preempted |= {policy[0]} if log.summary["preemptions"] else set()
+    assert preempted >= {"vllm-v0", "vllm-v1", "sarathi", "wait", "nested-wait"}
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    paths = [tmp_path / arm for arm in ARMS]
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, path], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", ALONE, *paths], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == log.summary["events"]
+    assert json.loads(done.stdout) == events
 
 
 def test_a_real_deployment_replays(tmp_path: Path) -> None:
@@ -74,15 +72,16 @@ def test_a_tampered_log_is_found_out() -> None:
         replay(log)
 
 
-@pytest.mark.parametrize("batcher", BATCHERS)
+@pytest.mark.parametrize("arm", ARMS)
 @given(data=st.data())
-def test_every_run_replays_and_its_columns_are_rebuilt(batcher: str, data: st.DataObject) -> None:
+@settings(max_examples=settings.default.max_examples // 3)
+def test_every_run_replays_and_its_columns_are_rebuilt(arm: str, data: st.DataObject) -> None:
     rows = data.draw(random_rows(prompt=40, output=30))
     gone = data.draw(random_gone(rows))
     blocks = data.draw(st.tuples(st.integers(8, 30), st.integers(8, 30)))
-    resolved = toy_resolved(batcher, BATCHERS[batcher], blocks, 8, max_context=60, replicas=2)
+    resolved = toy_resolved(*ARMS[arm], blocks, 8, max_context=60, replicas=2)
     split = data.draw(st.sampled_from([None, 2]))
-    log = simulate(resolved, workload(rows, gone), physics=lambda i: ToyLatency(whole=False, split=split))
+    log = simulate(resolved, mixed(rows, gone), physics=lambda i: ToyLatency(whole=False, split=split))
     assert replay(log) == log.summary["events"]
     requests = ClusterColumns()
     requests.fold(log.records(0))
