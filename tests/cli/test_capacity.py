@@ -154,6 +154,8 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "rates.png" in out.replace("\n", "")
     for text in ("TTFT p99", "capacity", "bound by", "requests/s"):
         assert text in out
+    assert main(["compare", *FLAGS[:-2], "--jobs", "2", *SLO, *TWO, *wanted[:4], "--json", "-"]) == 0
+    assert capsys.readouterr().out == path.read_text()
     found = msgspec.json.decode(path.read_bytes(), type=CompareDocument)
     assert found.schema == "phasewise.compare/1"
     assert [arm.name for arm in found.arms] == NAMES
