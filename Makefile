@@ -18,6 +18,7 @@ lint: install
 
 bench: install
 	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/capacity.py
 
 install: $(VENV)/installed
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +154,8 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "rates.png" in out.replace("\n", "")
     for text in ("TTFT p99", "capacity", "bound by", "requests/s"):
         assert text in out
+    assert main(["compare", *FLAGS[:-2], "--jobs", "2", *SLO, *TWO, *wanted[:4], "--json", "-"]) == 0
+    assert capsys.readouterr().out == path.read_text()
     found = msgspec.json.decode(path.read_bytes(), type=CompareDocument)
     assert found.schema == "phasewise.compare/1"
     assert [arm.name for arm in found.arms] == NAMES
@@ -202,6 +199,25 @@ def test_notes_are_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not within the objective even at" in err
     assert all(line.startswith("phasewise: warning: ") for line in err.splitlines())
     assert "–" in out
+
+
+def test_a_folder_made_for_nothing_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    from phasewise.planner import pictures
+
+    def interrupted(*_: object) -> None:
+        assert (tmp_path / "new").is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pictures, "compare_timelines", interrupted)
+    given = ["compare", *FLAGS, "--json", str(tmp_path / "a.json")]
+    assert main([*given, "--figures", str(tmp_path / "new")]) == 130
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    monkeypatch.setattr(pictures, "compare_timelines", lambda runs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([*given, "--figures", str(tmp_path / "old")])
+    assert [p.name for p in tmp_path.rglob("*")] == ["old"]
 
 
 CASES = [
@@ -274,51 +290,3 @@ def test_bad_input(
     assert err.startswith("phasewise: error: ")
     assert err.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-# Says when the workers have their first task, and waits there for the signal that the test sends.
-UNDER_WAY = textwrap.dedent(
-    """
-    import os, signal, sys
-    from phasewise.cli import main
-    from phasewise.planner.workers import Workers
-
-    submit = Workers.submit
-
-    def submit_and_wait(workers, call, *arguments):
-        first = workers.submit_all(os.getpid)
-        submit(workers, call, *arguments)
-        print("under way", first.result() != os.getpid(), flush=True)
-        signal.pause()
-
-    Workers.submit_all, Workers.submit = submit, submit_and_wait
-    sys.exit(main(sys.argv[1:]))
-    """
-)
-
-
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
-)
-def test_a_signal_leaves_no_orphan(number: signal.Signals, status: int, tmp_path: Path) -> None:
-    """Workers hold the pipes that the test reads: the reading ends when the last of them is gone. What they are at
-    would take them much longer."""
-    arguments = [*DEPLOYED, "--workload", "azure-conv", "--requests", "600000"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", UNDER_WAY, "capacity", *arguments, *SLO, "--jobs", "2", "--json", "a.json"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "under way True\n"
-    process.send_signal(number)
-    _, err = process.communicate(timeout=10)
-    assert process.returncode == status
-    said = {130: "phasewise: interrupted; nothing was written\n", 143: "phasewise: terminated; nothing was written\n"}
-    # After a kill it is the interpreter's own helper that says what it cleans up.
-    assert status < 0 or err == said[status]
-    assert list(tmp_path.iterdir()) == []

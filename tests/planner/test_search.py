@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,17 +40,21 @@ def test_a_turn_that_is_not_there_is_not_made_up(start: float) -> None:
     assert start * LEAST <= asked[-1] < start * LEAST * 2.001
 
 
-@given(st.floats(0.1, 100), st.floats(0.01, 12), st.integers(1, 20))
-def test_running_ahead_asks_first_what_the_search_asks_next(start: float, times: float, most: int) -> None:
+@given(st.floats(0.1, 100), st.floats(0.01, 12))
+def test_running_ahead_asks_first_what_the_search_asks_next(start: float, times: float) -> None:
     known: dict[float, bool] = {}
-    for _ in range(6):
+    while True:
         step = path(start, known, 0.025)[1]
-        guesses = list(islice(ahead(start, known, 0.025), most))
+        guesses = ahead(start, known, 0.025)
         if isinstance(step, Bracket):
             assert guesses == []
             return
         assert guesses[0] == step
-        assert len(set(guesses)) == len(guesses)
-        known[step] = step <= start * times
-        following = path(start, known, 0.025)[1]
-        assert isinstance(following, Bracket) or most < 3 or following in guesses
+        assert len(set(guesses)) == len(guesses) <= 7
+        for _ in range(3):
+            # Whatever the answers turn out to be, the next three steps are among the guesses.
+            if isinstance(step, Bracket):
+                break
+            assert step in guesses
+            known[step] = step <= start * times
+            step = path(start, known, 0.025)[1]

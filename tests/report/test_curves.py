@@ -10,7 +10,8 @@ import pytest
 from phasewise.core.errors import InputError
 from phasewise.record.metrics import Scored
 from phasewise.record.runlog import RunLog
-from phasewise.report.curves import COLOURS, Line, Panel, Point, colour, distributions, rate_curves
+from phasewise.report.curves import Line, Panel, Point, distributions, rate_curves
+from phasewise.report.figures import COLOURS, colour
 from phasewise.sim.simulate import simulate
 from worlds import ToyLatency, toy_resolved, workload
 

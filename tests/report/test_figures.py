@@ -13,12 +13,13 @@ from phasewise.core.errors import InputError
 from phasewise.core.spec import Slo
 from phasewise.record.runlog import RunLog
 from phasewise.report import compare_timelines, save, timeline
-from phasewise.report.figures import check_figure
+from phasewise.report.figures import check_figure, colour
 from phasewise.report.phases import phases
 from phasewise.sim.simulate import simulate
 from worlds import ToyLatency, toy_resolved, workload
 
 pytest.importorskip("matplotlib")
+from matplotlib.text import Text
 
 ROWS = [(i * 40_000, 20 + (37 * i) % 50, 5 + (11 * i) % 30) for i in range(60)]
 BATCHERS: dict[str, dict[str, Any]] = {
@@ -122,6 +123,8 @@ def test_several_runs_one_above_the_other() -> None:
     figure = compare_timelines(runs, window=(0.0, 0.002))
     assert len(figure.axes) == 9
     assert [axes.get_title(loc="left") for axes in figure.axes[::3]] == [name for name, _ in runs]
+    titles = [text for axes in figure.axes for text in axes.findobj(Text) if text.get_text().startswith("the ")]
+    assert [text.get_color() for text in titles] == [colour(i) for i in range(len(runs))]
     assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 0.002)}
     for kind in range(3):
         tops = [axes.get_ylim()[1] for axes in figure.axes[kind::3]]

@@ -43,11 +43,7 @@ def run(
 ) -> None:
     """The whole command. InputError before anything is written if any of it makes no sense."""
     check_outputs({"--json": json}, what.inputs)
-    if figures is not None:
-        from phasewise.report.figures import check_figure
-
-        _check_folder(figures)
-        check_figure("rates.png")
+    _check_folder(figures)
     over = None if rates is None else parse_rates(rates)
     arms, requests = what.read()
     for arm in arms:
@@ -143,12 +139,17 @@ def table(found: Comparison, width: int) -> RenderableType:
     return Group(*tables)
 
 
-def _check_folder(name: str) -> None:
+def _check_folder(name: str | None) -> None:
+    """InputError, before any work is done, if pictures cannot be drawn here or in this folder."""
+    if name is None:
+        return
+    from phasewise.report.figures import check_figure
+
     path = Path(name)
     if path.exists() and not path.is_dir():
         raise InputError("is not a folder; name one", f"--figures {name}")
-    if not path.exists():
-        check_outputs({"--figures": name}, [])
+    check_outputs({"--figures": str(path / "rates.png") if path.exists() else name}, [])
+    check_figure("rates.png")
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -114,7 +113,7 @@ def capacities(
     searches = [_Search(start.result(), tolerance) for start in starts.values()]
     running: dict[Future[Probe], tuple[_Search, float]] = {}
     done = len(arms)
-    while any(search.wanted(1) for search in searches):
+    while any(search.wanted() for search in searches):
         for index, rate in _wishes(searches, workers.jobs - len(running)):
             search = searches[index]
             search.asked.add(rate)
@@ -169,9 +168,9 @@ class _Search:
     def _known(self) -> dict[float, bool]:
         return {rate: found.feasible for rate, found in self.probes.items()}
 
-    def wanted(self, most: int) -> list[float]:
+    def wanted(self) -> list[float]:
         """The next rate, then guesses; none if the search is over."""
-        return list(islice(ahead(self.start, self._known(), self.tolerance), most))
+        return ahead(self.start, self._known(), self.tolerance)
 
     def outcome(self, objective: Objective, requests: Source, basis: str) -> Capacity:
         asked, end = path(self.start, self._known(), self.tolerance)
@@ -187,7 +186,7 @@ def _wishes(searches: Sequence[_Search], free: int) -> list[tuple[int, float]]:
     wishes = [
         (turn, index, rate)
         for index, search in enumerate(searches)
-        for turn, rate in enumerate(search.wanted(len(search.asked) + free))
+        for turn, rate in enumerate(search.wanted())
         if rate not in search.asked
     ]
     return [(index, rate) for _, index, rate in sorted(wishes)[:free]]

@@ -6,12 +6,13 @@ and still ends with the same probes. It takes for granted that rates above one t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 GROW, SHRINK = 1.25, 0.5
 MOST, LEAST = 16.0, 1 / 256
+DEPTH = 3
 
 
 class Bracket(msgspec.Struct, frozen=True):
@@ -52,18 +53,21 @@ def path(start: float, known: Mapping[float, bool], tolerance: float) -> tuple[l
             return asked, Bracket(low, high)
 
 
-def ahead(start: float, known: Mapping[float, bool], tolerance: float) -> Iterator[float]:
-    """The next rate, then those that may be asked for after it, the nearest first, without end but that of the search."""
+def ahead(start: float, known: Mapping[float, bool], tolerance: float) -> list[float]:
+    """The next rate, then those that either answer may lead to, the nearest first; nothing if the search is over.
+
+    Three answers deep, which is at most seven rates: beyond that a guess is too seldom right to be worth its time.
+    """
     layer = [dict(known)]
-    seen: set[float] = set()
-    while layer:
+    found: list[float] = []
+    for _ in range(DEPTH):
         following = []
         for guess in layer:
             rate = path(start, guess, tolerance)[1]
             if isinstance(rate, Bracket):
                 continue
-            if rate not in seen:
-                seen.add(rate)
-                yield rate
+            if rate not in found:
+                found.append(rate)
             following += [{**guess, rate: True}, {**guess, rate: False}]
         layer = following
+    return found

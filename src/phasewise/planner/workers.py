@@ -10,11 +10,14 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
 from types import TracebackType
 from typing import Any, TypeVar
+
+from phasewise.core.errors import PhasewiseError
 
 T = TypeVar("T")
 
@@ -50,11 +53,15 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End every worker, whatever it is at: the caller has all that it wants, or wants no more."""
+        """End every worker, whatever it is at: the caller has all that it wants, or wants no more. PhasewiseError if one
+        has died on its own."""
         if self._pool is not None:
             self._leash.close()
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._reader.close()
+        if isinstance(error, BrokenProcessPool):
+            remedy = 'a script that uses several needs its code under `if __name__ == "__main__":`; or take one job'
+            raise PhasewiseError(f"a worker process died, of memory perhaps; {remedy}") from error
 
 
 def _begin(leash: Connection) -> None:

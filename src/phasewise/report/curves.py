@@ -16,7 +16,7 @@ from phasewise.core.errors import InputError
 from phasewise.core.units import NS_PER_S
 from phasewise.record.metrics import Scored, rank
 from phasewise.record.runlog import RunLog
-from phasewise.report.figures import DPI, figure_class, style
+from phasewise.report.figures import COLOURS, DPI, colour, figure_class, style
 from phasewise.report.rows import NONE, duration, number, share
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, the yellow left out: it is too light for a line on white. More lines than colours are dashed.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# More lines than colours are dashed.
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 INK, FAINT = "#333333", "#777777"
 GUIDES = (0.5, 0.9, 0.99)
@@ -55,11 +54,6 @@ class Panel(msgspec.Struct, frozen=True):
     limit: float | None
     seconds: bool = False
     share: bool = False
-
-
-def colour(index: int) -> str:
-    """The colour of a deployment by its place."""
-    return COLOURS[index % len(COLOURS)]
 
 
 def rate_curves(panels: Sequence[Panel], lines: Sequence[Line], title: str) -> Figure:

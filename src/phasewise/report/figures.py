@@ -27,6 +27,8 @@ SUFFIXES = (".png", ".svg", ".pdf")
 DPI = 100
 # Okabe and Ito's palette: told apart by colour-blind readers, and by lightness in grey.
 PREFILL, DECODE, WAITING, GAP, GREY = "#E69F00", "#56B4E9", "#D55E00", "#0072B2", "#999999"
+# For deployments side by side; the yellow left out: it is too light for a line on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLE: Any = {
     "font.size": 10.0,
     "axes.spines.top": False,
@@ -79,7 +81,7 @@ def compare_timelines(runs: Sequence[tuple[str, RunLog]], replica: int = 0, wind
         for i, (series, (name, _)) in enumerate(zip(all_series, runs, strict=True)):
             panels = every[3 * i : 3 * i + 3]
             _panels(panels, series, shown)
-            panels[0].set_title(name, loc="left", fontsize=11, fontweight="bold")
+            panels[0].set_title(name, loc="left", fontsize=11, fontweight="bold", color=colour(i))
         _objective(every[2::3], runs[0][1])
         for kind in range(3):
             _share_scale(every[kind::3])
@@ -92,6 +94,11 @@ def compare_timelines(runs: Sequence[tuple[str, RunLog]], replica: int = 0, wind
             runs[0][1],
         )
     return figure
+
+
+def colour(index: int) -> str:
+    """The colour of a deployment among several, by its place: the same in every picture."""
+    return COLOURS[index % len(COLOURS)]
 
 
 def save(figure: Figure, path: str | Path) -> None:
