@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from phasewise.workload.traces import read_trace
 from scipy.stats import spearmanr
 
 from phasewise.workload import Workload, load
-from phasewise.workload.traces import read_trace
 
 DATA = Path(__file__).parents[1] / "src" / "phasewise" / "workload" / "data"
 # Even steps of 2 %, finer towards both ends.
