@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phasewise.core.errors import InputError
-from phasewise.workload.readers import read_trace
 from phasewise.workload.readers.csv import ARRIVAL, OUTPUT, PROMPT, careful, fast
 from phasewise.workload.readers.formats import PLAIN
+from phasewise.workload.readers.trace import read_trace
 
 HEADER = "arrival_s,input_tokens,output_tokens\n"
 GOOD = HEADER + "0.5,10,3\n0.5,20,4\n2.25,30,5\n"

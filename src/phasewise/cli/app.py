@@ -46,7 +46,7 @@ def simulate(
         typer.Option(
             "--workload",
             "-w",
-            help="A built-in workload (azure-conv, azure-code), a trace (.csv) or a description (.yaml).",
+            help="A built-in workload (such as azure-conv), a trace (.csv, .jsonl) or a description (.yaml).",
         ),
     ] = ...,  # type: ignore[assignment]
     rate: Annotated[

@@ -29,7 +29,7 @@ from phasewise.core.errors import InputError, unknown
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
 from phasewise.perf.models import model_names
 from phasewise.policy import catalog
-from phasewise.workload.traces import read_bytes
+from phasewise.workload.readers.text import read_bytes
 from phasewise.workload.yamltext import one_line, plain_yaml
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -23,10 +23,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+import phasewise.workload.arrivals as a
+import phasewise.workload.lengths as n
 from phasewise.core.errors import InputError, unknown
 from phasewise.core.spec import RequestClass, Slo
-from phasewise.workload import arrivals as a
-from phasewise.workload import lengths as n
 from phasewise.workload.synth import ClassSpec, Mixture, Synthetic, checked_slo
 from phasewise.workload.tables import read_column, read_curve, read_histogram
 from phasewise.workload.yamltext import one_line, plain_yaml

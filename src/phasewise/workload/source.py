@@ -14,9 +14,9 @@ from phasewise.core.errors import InputError, unknown
 from phasewise.core.units import NS_PER_S
 from phasewise.workload.description import Described, Joined, PartSpec, parse_description
 from phasewise.workload.merge import merge
-from phasewise.workload.readers import ENDINGS as _TRACE
-from phasewise.workload.readers import read_trace
 from phasewise.workload.readers.text import read_bytes
+from phasewise.workload.readers.trace import ENDINGS as _TRACE
+from phasewise.workload.readers.trace import read_trace
 from phasewise.workload.synth import Mixture, Synthetic, generate
 from phasewise.workload.workload import Workload, checked_rate, checked_requests
 

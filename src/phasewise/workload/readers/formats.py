@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import phasewise.workload.readers.text as t
 from phasewise.core.errors import InputError
-from phasewise.workload.readers import text as t
 from phasewise.workload.readers.csv import (
     ARRIVAL,
     GONE,
