@@ -28,10 +28,10 @@ _MORE = {
 }
 _WHAT = "a trace is CSV text whose first line names the columns"
 
-PLAIN = Format(_WHAT, {"arrival_s": Column(ARRIVAL, t.seconds, t.all_seconds), **_TOKENS}, _MORE)
+PLAIN = Format(_WHAT, {"arrival_s": Column(ARRIVAL, t.seconds, t.all_seconds), **_TOKENS}, _MORE, True)
 """The house's own: seconds, or milliseconds in a column that says so; block ids of 512 tokens, as Mooncake has them."""
 
-MILLIS = Format(_WHAT, {"arrival_ms": Column(ARRIVAL, t.milliseconds, t.all_milliseconds), **_TOKENS}, _MORE)
+MILLIS = Format(_WHAT, {"arrival_ms": Column(ARRIVAL, t.milliseconds, t.all_milliseconds), **_TOKENS}, _MORE, True)
 
 AZURE = Format(
     "an Azure trace has",

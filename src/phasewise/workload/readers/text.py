@@ -83,8 +83,10 @@ def number(column: str, field: str, right: str) -> float:
         raise InputError(f"{column} {shown(field)} is not a number; {right}") from None
 
 
-def _floats(fields: Sequence[str]) -> NDArray[np.float64]:
-    """A whole column of numbers: those that `number` takes, and no other."""
+def _floats(fields: Sequence[str] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """A whole column of numbers: those that `number` takes, and no other. An array is one already."""
+    if isinstance(fields, np.ndarray):
+        return fields
     text = "".join(fields)
     if not text.isascii() or "_" in text:
         raise ValueError
