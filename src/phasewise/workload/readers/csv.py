@@ -85,7 +85,7 @@ def fast(body: str, order: list[tuple[str, Column]], form: Format) -> Columns | 
             _numbers(body, len(order)) if form.numbers and len(order) == len(form.needed) else _split(body, len(order))
         )
         found = {column.role: column.all(values) for (_, column), values in zip(order, fields, strict=True)}
-    except ValueError:
+    except (ValueError, InputError):
         return None
     arrival, prompt = found[ARRIVAL], found[PROMPT]
     if (np.diff(arrival) < 0).any():
@@ -123,7 +123,7 @@ def careful(body: str, order: list[tuple[str, Column]], form: Format, place: str
     at = {column.role: i for i, (_, column) in enumerate(order)}
     # The arrival first: it is what a person looks at first.
     by_role = sorted(order, key=lambda named: named[1].role)
-    before, before_ns = "", 0
+    before, before_ns = "", -(1 << 63)
     for row, line in enumerate(body.split("\n"), start=FIRST_ROW):
         try:
             fields = _fields(line, len(order))
