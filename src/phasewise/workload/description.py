@@ -138,11 +138,10 @@ def _joined_part(item: Any, place: str, folder: Path) -> PartSpec:
     label = None
     if "class" in item:
         slo = _slo(item.get("slo", {}), f"{place}: slo")
-        fields = {"name": item["class"], "slo": slo, "max_tokens": item.get("max_tokens")}
-        label = _convert(fields, RequestClass, place)
-        n.require(
-            label.max_tokens is None or label.max_tokens >= 1, "max_tokens", label.max_tokens or 0, "give 1 or more"
-        )
+        cap = item.get("max_tokens")
+        label = _convert({"name": item["class"], "slo": slo, "max_tokens": cap}, RequestClass, place)
+        if label.max_tokens is not None and label.max_tokens < 1:
+            raise InputError(f"max_tokens {cap}; give 1 or more, or leave it out", place)
     elif extra := [key for key in ("slo", "max_tokens") if key in item]:
         raise InputError(f"'{extra[0]}' without a class; name one with class", place)
     source = item["source"]
