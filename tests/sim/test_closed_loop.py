@@ -19,7 +19,7 @@ from phasewise.core.step import Chunk, Piece
 from phasewise.record.columns import ClusterColumns
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
-from phasewise.workload.arrivals import Closed, ExponentialThink, FixedThink
+from phasewise.workload.closed import Closed, ExponentialThink, FixedThink
 from phasewise.workload.lengths import LogNormal
 from phasewise.workload.synth import Synthetic, generate
 from phasewise.workload.truth import Truth

@@ -9,7 +9,8 @@ from phasewise.core.errors import InputError
 from phasewise.core.request import Request
 from phasewise.core.spec import RequestClass, Slo
 from phasewise.workload import Truth, Workload, load, merge
-from phasewise.workload.arrivals import Closed, OnOff, Poisson
+from phasewise.workload.arrivals import OnOff, Poisson
+from phasewise.workload.closed import Closed
 from phasewise.workload.lengths import FixedLength, LogNormal
 from phasewise.workload.prefixes import Prefixes
 from phasewise.workload.synth import ClassSpec, Mixture, Synthetic, generate
@@ -229,6 +230,10 @@ output: {kind: empirical, file: t.csv, column: output_tokens}
     assert np.histogram(at % 1800, [0, 600, 1200, 1800])[0] / len(at) == pytest.approx([2 / 3, 1 / 3, 0], abs=0.02)
     assert (w.prompt_tokens == 5).mean() == pytest.approx(0.5, abs=0.02)
     assert sorted(set(w.truth.column().tolist())) == list(range(1, 11))
+    (folder / "clients.csv").write_text("client,mean_rate_rps,interarrival_cv,mean_input\n7,3,2,\n9,1,1,50\n")
+    clients = described(folder, text.replace("{kind: curve, file: rates.csv}", "{kind: clients, file: clients.csv}"))
+    assert clients.mean_rate == pytest.approx(4, rel=0.2)
+    assert clients.prompt_tokens.tolist() == w.prompt_tokens[:2_000].tolist()
 
 
 def test_a_closed_mixture(folder):

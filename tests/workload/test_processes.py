@@ -12,16 +12,14 @@ from scipy.stats import ks_1samp
 
 from phasewise.core.errors import InputError
 from phasewise.workload.arrivals import (
-    Closed,
+    Clients,
     Curve,
-    ExponentialThink,
-    FixedThink,
     Gamma,
-    LogNormalThink,
     OnOff,
     Poisson,
     Weibull,
 )
+from phasewise.workload.closed import Closed, ExponentialThink, FixedThink, LogNormalThink
 from phasewise.workload.curve import linear, steps
 from phasewise.workload.lengths import Empirical, FixedLength, Histogram, normal_cdf
 from phasewise.workload.synth import Synthetic, generate
@@ -140,11 +138,27 @@ def test_steps_hold_and_cv_is_about_the_operational_axis():
     assert set(counts.tolist()) <= {39, 40, 41}  # gamma gaps of cv 0.1: hardly any noise
 
 
-@pytest.mark.parametrize("arrivals", [Weibull(5, 0.6), OnOff(20, 3, 9, 1), DAY])
+@pytest.mark.parametrize("arrivals", [Weibull(5, 0.6), OnOff(20, 3, 9, 1), DAY, Clients(((3.0, 0.5), (1.0, 3.0)))])
 def test_another_rate_scales_and_a_longer_run_begins_with_the_shorter(arrivals):
     short, long = make(arrivals, 200), make(arrivals, 5_000)
     assert short.digest() == long.head(200).digest()
     assert make(arrivals, 300, rate=9.0).mean_rate == pytest.approx(9.0, rel=0.35)
+
+
+def test_clients_side_by_side_begin_in_their_steady_state():
+    process = Clients(((3.0, 0.2), (1.0, 4.0), (0.05, 1.0)))
+    assert process.rate == pytest.approx(4.05)
+    # From the very start there are rate * t arrivals on average, however regular or bursty the clients are.
+    early = np.array(
+        [[np.count_nonzero(seconds(make(process, 60, seed)) < t) for t in (0.1, 1, 3)] for seed in range(800)]
+    )
+    error = early.std(axis=0) / math.sqrt(len(early))
+    assert (np.abs(early.mean(axis=0) - 4.05 * np.array([0.1, 1, 3])) < 4 * error).all()
+    lone = np.diff(seconds(make(Clients(((5.0, 2.5),)))))
+    assert lone.mean() == pytest.approx(0.2, rel=5 * 2.5 / math.sqrt(N))
+    assert lone.std() / lone.mean() == pytest.approx(2.5, rel=0.05)
+    many = np.diff(seconds(make(Clients(((0.05, 1.0),) * 100))))
+    assert ks_1samp(many, lambda x: 1 - np.exp(-5 * x)).pvalue > 1e-3  # Poisson processes add up to one
 
 
 def test_a_histogram_gives_its_bins_back_and_is_flat_inside():
@@ -209,6 +223,9 @@ def test_thinking(think, mean):
         (lambda: Curve(((0, 1), (5, 2)), period_s=4), "period_s 4"),
         (lambda: Curve(((0, 1), (5, 2)), shape="steps", period_s=5), "period_s 5"),
         (lambda: Curve(((0, 1), (5, 2)), cv=0), "cv 0"),
+        (lambda: Clients(()), "clients 0"),
+        (lambda: Clients(((1.0, 0.0),)), "cv 0"),
+        (lambda: Clients(((0.0, 1.0),)), "rate 0"),
         (lambda: Closed(0), "users 0"),
         (lambda: FixedThink(-1), "seconds -1"),
         (lambda: ExponentialThink(0), "mean 0"),

@@ -1,8 +1,9 @@
 """Arrival processes: when requests come. They know no length, file or model.
 
 Renewal processes (`poisson`, `gamma`, `weibull`, `fixed`) draw independent gaps, the first arrival at time 0; another rate
-stretches their time axis. `onoff` and `curve` have a time axis of their own (how long a burst lasts, what the clock says):
-another rate scales their rates and leaves it alone. A `closed` loop has no rate: its arrivals follow from the run.
+stretches their time axis. `clients` are many of them side by side. `onoff` and `curve` have a time axis of their own (how
+long a burst lasts, what the clock says): another rate scales their rates and leaves it alone. A `closed` loop has no rate:
+its arrivals follow from the run.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from typing import Literal
 import numpy as np
 
 from phasewise.core.errors import InputError
-from phasewise.core.units import NS_PER_S
+from phasewise.workload.closed import Closed
 from phasewise.workload.curve import RateCurve, linear, steps
-from phasewise.workload.lengths import MAX_SIGMA, Floats, Part, require
-from phasewise.workload.workload import MAX_ARRIVAL_S, ClosedLoop, checked_rate
+from phasewise.workload.lengths import Floats, Part, require
+from phasewise.workload.workload import MAX_ARRIVAL_S, checked_rate
 
 MAX_CV = 100.0
 MAX_SWITCHES = 50_000_000
-MAX_USERS = 1_000_000
+MAX_CLIENTS = 10_000
+_GAPS = 64
 _CV = f"give 0.01 to {MAX_CV:g} (or kind 'fixed' for none)"
 
 
@@ -180,67 +182,45 @@ class Curve(Part, frozen=True, tag="curve"):
         return curve.repeated(np.cumsum(gaps) * (curve.mean_rate / rate))
 
 
-class FixedThink(Part, frozen=True, tag="fixed"):
-    """Always the same pause, seconds."""
+class Clients(Part, frozen=True, tag="clients"):
+    """Many clients side by side, each a gamma renewal process of (rate, cv): what ServeGen finds in production.
 
-    seconds: float
+    Time 0 is a moment like any other: each client's first gap is what is left of one that has begun. Another rate
+    stretches the time axis of all. Who sent a request is not kept.
+    """
 
-    def __post_init__(self) -> None:
-        require(0 <= self.seconds <= MAX_ARRIVAL_S, "seconds", self.seconds, "give seconds, 0 or more")
-
-    def pauses(self, rng: np.random.Generator, n: int) -> Floats:
-        """`n` pauses in seconds; draws nothing."""
-        return np.full(n, self.seconds)
-
-
-class ExponentialThink(Part, frozen=True, tag="exponential"):
-    """Exponential pauses with a `mean` in seconds."""
-
-    mean: float
+    clients: tuple[tuple[float, float], ...]
 
     def __post_init__(self) -> None:
-        require(0 < self.mean <= MAX_ARRIVAL_S, "mean", self.mean, "give seconds, above 0")
+        require(1 <= len(self.clients) <= MAX_CLIENTS, "clients", len(self.clients), f"give 1 to {MAX_CLIENTS:,}")
+        for rate, cv in self.clients:
+            require(0 < rate < math.inf, "rate", rate, "give requests/s, above 0 and finite")
+            require(0.01 <= cv <= MAX_CV, "cv", cv, f"give 0.01 to {MAX_CV:g}")
 
-    def pauses(self, rng: np.random.Generator, n: int) -> Floats:
-        """`n` pauses in seconds."""
-        return self.mean * rng.standard_exponential(n)
+    @property
+    def rate(self) -> float:
+        """Mean rate of all clients, requests/s."""
+        return math.fsum(rate for rate, _ in self.clients)
 
-
-class LogNormalThink(Part, frozen=True, tag="lognormal"):
-    """Lognormal pauses: exp(sigma Z) times a `median` in seconds."""
-
-    median: float
-    sigma: float
-
-    def __post_init__(self) -> None:
-        require(0 < self.median <= MAX_ARRIVAL_S, "median", self.median, "give seconds, above 0")
-        require(0 <= self.sigma <= MAX_SIGMA, "sigma", self.sigma, f"give 0 to {MAX_SIGMA:g}")
-
-    def pauses(self, rng: np.random.Generator, n: int) -> Floats:
-        """`n` pauses in seconds."""
-        return self.median * np.exp(self.sigma * rng.standard_normal(n))
-
-
-Think = FixedThink | ExponentialThink | LogNormalThink
-
-
-class Closed(Part, frozen=True, tag="closed"):
-    """`users` users, each of whom sends, waits for the answer's end, thinks for `think_s`, and sends again."""
-
-    users: int
-    think_s: Think = FixedThink(0.0)
-
-    def __post_init__(self) -> None:
-        require(1 <= self.users <= MAX_USERS, "users", self.users, f"give 1 to {MAX_USERS:,}")
-
-    def loop(self, rng: np.random.Generator, n: int) -> ClosedLoop:
-        """The loop for `n` requests: the pause after each, drawn by its place in the order of arrival."""
-        pauses = np.minimum(self.think_s.pauses(rng, n), MAX_ARRIVAL_S)
-        return ClosedLoop(self.users, np.rint(pauses * NS_PER_S).astype(np.int64))
+    def starts(self, rng: np.random.Generator, n: int, rate: float) -> Floats:
+        """Arrival times of the first `n` requests of all clients in seconds, at a total mean of `rate` requests/s."""
+        streams = rng.spawn(len(self.clients))
+        at = [_from_now_on(stream, own, cv) for stream, (own, cv) in zip(streams, self.clients, strict=True)]
+        until = n / self.rate
+        while True:
+            for i, (stream, (own, cv)) in enumerate(zip(streams, self.clients, strict=True)):
+                while at[i][-1] <= until:
+                    # One gap at a time would be slow, and a fixed number keeps the order of the draws.
+                    more = np.cumsum(_gamma_gaps(stream, _GAPS, cv)) / own
+                    at[i] = np.append(at[i], at[i][-1] + more)
+            due = np.concatenate([times[times <= until] for times in at])
+            if len(due) >= n:
+                return np.sort(due)[:n] * (self.rate / rate)
+            until *= 1.5
 
 
 Renewal = Poisson | Gamma | Weibull | FixedGaps
-Open = Renewal | OnOff | Curve
+Open = Renewal | OnOff | Curve | Clients
 Arrivals = Open | Closed
 
 
@@ -249,6 +229,15 @@ def _renewal(gaps: Floats, rate: float) -> Floats:
     start = np.zeros(len(gaps) + 1)
     np.cumsum(gaps, out=start[1:])
     return start / rate
+
+
+def _from_now_on(rng: np.random.Generator, rate: float, cv: float) -> Floats:
+    """When the first arrival after a moment comes: a uniform share of a gap as such moments meet them, so the longer the more.
+
+    Of gamma gaps of shape k those are gamma of shape k + 1.
+    """
+    shape = cv**-2
+    return np.array([rng.random() * rng.standard_gamma(shape + 1) / shape / rate])
 
 
 def _gamma_gaps(rng: np.random.Generator, n: int, cv: float) -> Floats:

@@ -24,11 +24,12 @@ from typing import Any, TypeVar
 import msgspec
 
 import phasewise.workload.arrivals as a
+import phasewise.workload.closed as c
 import phasewise.workload.lengths as n
 from phasewise.core.errors import InputError, unknown
 from phasewise.core.spec import RequestClass, Slo
 from phasewise.workload.synth import ClassSpec, Mixture, Synthetic, checked_slo
-from phasewise.workload.tables import read_column, read_curve, read_histogram
+from phasewise.workload.tables import read_clients, read_column, read_curve, read_histogram
 from phasewise.workload.yamltext import one_line, plain_yaml
 
 T = TypeVar("T")
@@ -40,9 +41,10 @@ _OPEN: Kinds = {
     "fixed": a.FixedGaps,
     "onoff": a.OnOff,
     "curve": a.Curve,
+    "clients": a.Clients,
 }
-_ARRIVALS: Kinds = {**_OPEN, "closed": a.Closed}
-_THINK: Kinds = {"fixed": a.FixedThink, "exponential": a.ExponentialThink, "lognormal": a.LogNormalThink}
+_ARRIVALS: Kinds = {**_OPEN, "closed": c.Closed}
+_THINK: Kinds = {"fixed": c.FixedThink, "exponential": c.ExponentialThink, "lognormal": c.LogNormalThink}
 _LENGTHS: Kinds = {
     "fixed": n.FixedLength,
     "lognormal": n.LogNormal,
@@ -53,6 +55,7 @@ _LENGTHS: Kinds = {
 # Kinds whose data may stand in a file: the keys that say where, instead of the field that holds it.
 _FILES: dict[type[msgspec.Struct], tuple[str, ...]] = {
     a.Curve: ("file",),
+    a.Clients: ("file",),
     n.Histogram: ("file", "side"),
     n.Empirical: ("file", "column"),
 }
@@ -204,7 +207,7 @@ def _part(data: Any, kinds: Kinds, where: str, folder: Path) -> msgspec.Struct:
     part = kinds[kind]
     files = _FILES.get(part, ())
     _check_keys(data, ("kind", *part.__struct_fields__, *files), where)
-    if part is a.Closed and "think_s" in data:
+    if part is c.Closed and "think_s" in data:
         think = data["think_s"]
         if isinstance(think, int | float) and not isinstance(think, bool):
             think = {"kind": "fixed", "seconds": think}
@@ -226,6 +229,8 @@ def _from_file(part: type[msgspec.Struct], data: dict[str, Any], where: str, fol
     rest = {key: value for key, value in data.items() if key not in _FILES[part]}
     if part is a.Curve:
         return {"shape": "steps", **rest, field: read_curve(path)}
+    if part is a.Clients:
+        return {**rest, field: read_clients(path)}
     if part is n.Histogram:
         return {**rest, field: read_histogram(path, data["side"])}
     return {**rest, field: read_column(path, data["column"])}

@@ -16,7 +16,8 @@ import numpy as np
 from phasewise.core.errors import InputError
 from phasewise.core.spec import RequestClass, Slo
 from phasewise.core.units import NS_PER_S
-from phasewise.workload.arrivals import Arrivals, Closed, Open, Renewal
+from phasewise.workload.arrivals import Arrivals, Open, Renewal
+from phasewise.workload.closed import Closed
 from phasewise.workload.lengths import Floats, Lengths, Tokens, require
 from phasewise.workload.merge import merge
 from phasewise.workload.truth import Truth

@@ -1,4 +1,4 @@
-"""Reads the tables that a description may name: a curve of rates, a histogram of lengths, a column of lengths.
+"""Reads the tables that a description may name: a curve of rates, clients, a histogram or a column of lengths.
 
 Each is CSV text with a header; columns that are not asked for are left alone. It knows no trace and no distribution.
 """
@@ -21,6 +21,11 @@ def read_curve(path: Path) -> list[tuple[float, float]]:
     """Points (t_s from the first row, requests/s) from the columns `t_s` and `rate_rps`, as ServeGen's rates are kept."""
     rows = _rows(path, {"t_s": _real, "rate_rps": _real}, "a curve of rates")
     return [(t_s - rows[0][0], rate) for t_s, rate in rows]
+
+
+def read_clients(path: Path) -> list[tuple[float, float]]:
+    """(requests/s, cv of the gaps) of each client: columns `mean_rate_rps` and `interarrival_cv`, as ServeGen's are kept."""
+    return _rows(path, {"mean_rate_rps": _real, "interarrival_cv": _real}, "a table of clients")
 
 
 def read_histogram(path: Path, side: str) -> list[tuple[int, int, float]]:

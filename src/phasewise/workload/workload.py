@@ -26,6 +26,7 @@ from phasewise.workload.truth import Truth
 MAX_TOKENS = 10_000_000  # a longer prompt or output is taken for a mistake
 MAX_ARRIVAL_S = 1_000_000_000  # 31 years, and still an int64 of nanoseconds
 NO_RATE = "a closed loop has no rate: its users and their thinking make it; leave the rate out"
+MAX_CLASSES = 1_000  # more names than that are no classes
 _SLICE = 4096  # requests turned into Python objects at a time
 
 
@@ -121,6 +122,8 @@ class Workload:
         names = [c.name for c in self.classes]
         if len(set(names)) < len(names) or not all(names):
             raise InputError(f"classes {', '.join(map(repr, names))}; give each a name of its own", self.name)
+        if len(names) > MAX_CLASSES:
+            raise InputError(f"{len(names):,} classes; at most {MAX_CLASSES:,}", self.name)
         if self.kind is None:
             return
         if len(self.kind) != n or int(self.kind.min()) < 0 or int(self.kind.max()) > len(names):
@@ -151,7 +154,8 @@ class Workload:
     def _full_requests(self) -> Iterator[Request]:
         """The requests of a workload with classes or prefixes."""
         names = ["", *(c.name for c in self.classes)]
-        caps = [self.max_tokens, *(c.max_tokens or self.max_tokens for c in self.classes)]
+        most = self.max_tokens or MAX_TOKENS
+        caps = [self.max_tokens, *(min(c.max_tokens, most) if c.max_tokens else self.max_tokens for c in self.classes)]
         block = 0 if self.prefixes is None else self.prefixes.block_tokens
         for low in range(0, len(self), _SLICE):
             high = min(low + _SLICE, len(self))

@@ -63,6 +63,7 @@ BURSTGPT = Format(
 
 _TABLES = {
     "t_s,rate_rps": "a curve of rates, not a trace; name it in a description: arrivals: {kind: curve, file: ...}",
+    "mean_rate_rps,interarrival_cv": "clients, not a trace; name it in a description: arrivals: {kind: clients, file: ...}",
     "side,tokens_from": "a histogram of lengths, not a trace; name it in a description: prompt: {kind: histogram, file: ...}",
     "input_tokens,output_tokens": "lengths without arrivals; name it in a description: prompt: {kind: empirical, file: ...}",
 }
