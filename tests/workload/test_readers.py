@@ -178,12 +178,6 @@ BAD = [
         "-1,5,9",
         ":3: arrival_ms '-1' is not a time; give milliseconds",
     ),
-    (
-        "arrival_s,input_tokens,output_tokens\n0,9,9\n",
-        "1700158600,5,9",
-        ":3: arrival_s '1700158600' is not a time; give seconds from the trace's start, 0 to 1,000,000,000; subtract the "
-        "first row's if it is a Unix time",
-    ),
 ]
 
 
@@ -263,6 +257,20 @@ def test_milliseconds_where_seconds_are_meant_get_one_note(tmp_path):
     assert "if they are milliseconds, name the column arrival_ms" in w.notes[0]
     assert int(w.arrival_ns[-1]) == int(millis[-1]) * 10**9  # read as they stand all the same
     assert read_trace(write(tmp_path, rows_at(millis).replace("arrival_s", "arrival_ms"))).notes == ()
+
+
+def test_unix_times_get_one_note_and_are_counted_from_the_first(tmp_path):
+    text = "arrival_s,input_tokens,output_tokens,gone_s\n1700158546.5,5,5,\n1700158547,5,5,1700158549.25\n"
+    path = write(tmp_path, text)
+    w = read_trace(path)
+    assert w.arrival_ns.tolist() == [0, 500_000_000]
+    assert w.gone_ns[1] == pytest.approx(2_750_000_000, abs=300)  # a float of so many seconds knows no better
+    assert w.notes == (f"{path}: arrivals begin at 1700158546 s, a Unix time; counted from the first row's",)
+    late = write(tmp_path, "arrival_s,input_tokens,output_tokens\n0,9,9\n1700158600,5,9\n")
+    with pytest.raises(InputError, match=r"t\.csv:3: arrives more than 10\^9 s after the start; count from there"):
+        read_trace(late)
+    millis = "arrival_ms,input_tokens,output_tokens\n1700158546500,5,5\n1700158547000,5,5\n"
+    assert read_trace(write(tmp_path, millis)).arrival_ns.tolist() == [0, 500_000_000]
 
 
 @pytest.mark.parametrize(

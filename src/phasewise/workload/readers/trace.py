@@ -32,7 +32,7 @@ from phasewise.workload.readers.formats import PLAIN, recognised
 from phasewise.workload.readers.mooncake import read_mooncake
 from phasewise.workload.readers.text import NEVER_NS, Ints, read_text
 from phasewise.workload.truth import Truth
-from phasewise.workload.workload import Workload
+from phasewise.workload.workload import MAX_ARRIVAL_S, Workload
 
 ENDINGS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 _EXPECTED = "a trace is CSV text whose first line names the columns " + ", ".join(PLAIN.needed)
@@ -65,6 +65,15 @@ def _workload(
     notes = [f"{place}: {_MILLISECONDS}"] if in_seconds and _looks_like_milliseconds(arrival_ns) else []
     lines: Ints = first_row + np.arange(len(arrival_ns))
     prompt, output = found[PROMPT], found[OUTPUT]
+    start_ns = int(arrival_ns[0])
+    counts_from_0 = not dated and start_ns <= MAX_ARRIVAL_S * NS_PER_S
+    if counts_from_0:
+        start_ns = 0
+    elif not dated:
+        notes.append(f"{place}: arrivals begin at {start_ns // NS_PER_S} s, a Unix time; counted from the first row's")
+    if int(arrival_ns[-1]) - start_ns > MAX_ARRIVAL_S * NS_PER_S:
+        late = int(np.argmax(arrival_ns - start_ns > MAX_ARRIVAL_S * NS_PER_S))
+        raise InputError("arrives more than 10^9 s after the start; count from there", f"{place}:{int(lines[late])}")
     kind, classes = _kinds(found)
     prefixes: Prefixes | None = found.get(IDS)
     if prefixes is not None and not len(prefixes.ids):
@@ -79,14 +88,16 @@ def _workload(
         arrival_ns, lines, prompt, output = arrival_ns[keep], lines[keep], prompt[keep], output[keep]
         kind = None if kind is None else kind[keep]
         prefixes = None if prefixes is None else prefixes.taken(keep)
+    # A failed request that came first leaves the start to the next: a date says nothing else about it.
+    start_ns = int(arrival_ns[0]) if dated else start_ns
     gone_ns = found.get(GONE)
     leavers = [] if gone_ns is None else np.flatnonzero(gone_ns != NEVER_NS).tolist()
     return Workload(
         name=_stem(path.name),
-        arrival_ns=arrival_ns - arrival_ns[0] if dated else arrival_ns,
+        arrival_ns=arrival_ns - start_ns if start_ns else arrival_ns,
         prompt_tokens=prompt,
         truth=Truth(output),
-        gone_ns={} if gone_ns is None else {i: int(gone_ns[i]) for i in leavers},
+        gone_ns={} if gone_ns is None else {i: int(gone_ns[i]) - start_ns for i in leavers},
         source=place,
         lines=None if first_row == FIRST_ROW and int(lines[-1]) == FIRST_ROW + len(lines) - 1 else lines,
         kind=kind,
