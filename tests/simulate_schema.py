@@ -46,6 +46,15 @@ class Scores(Strict):
     token_deadlines: Deadlines
 
 
+class RequestClass(Strict):
+    requests: int
+    completed: int
+    ttft_s: Distribution
+    tpot_s: Distribution
+    e2e_s: Distribution
+    attainment: Attainment
+
+
 class Summary(Strict):
     requests: int
     completed: int
@@ -69,6 +78,7 @@ class Summary(Strict):
     e2e_s: Distribution
     delay_s: Distribution
     scores: Scores
+    classes: dict[str, RequestClass] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Workload(Strict):
@@ -76,6 +86,9 @@ class Workload(Strict):
     requests: int
     mean_rate_rps: float | None
     sha256: str
+    users: int | msgspec.UnsetType = msgspec.UNSET
+    think_s: float | msgspec.UnsetType = msgspec.UNSET
+    prefix_block_tokens: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Device(Strict):

@@ -24,16 +24,14 @@ from phasewise.workload.source import load
 DOCS = Path(__file__).parents[2] / "docs" / "guide"
 
 
-def block(page: str, language: str) -> str:
-    """The first fenced block of a language on a page."""
-    found = re.search(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
-    assert found is not None
-    return found.group(1)
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language on a page."""
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
 def test_the_batcher_of_the_guide_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"__name__": "guide"}
-    exec(compile(block("policies.md", "python"), "guide", "exec", dont_inherit=True), names)
+    exec(compile(blocks("policies.md", "python")[0], "guide", "exec", dont_inherit=True), names)
     assert issubclass(names["Small"], msgspec.Struct)
     monkeypatch.setitem(catalog.PAPERS, ("batcher", "small"), (names["Small"], "the guide"))
     deployment = Deployment("Llama-3.1-8B", (ReplicaSpec("h100"),), PolicySpec("small", {"token_budget": 300}))
@@ -41,7 +39,7 @@ def test_the_batcher_of_the_guide_serves(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_latency_file_of_the_guide_is_read(tmp_path: Path) -> None:
-    (tmp_path / "times.yaml").write_text(block("latency.md", "yaml"))
+    (tmp_path / "times.yaml").write_text(blocks("latency.md", "yaml")[0])
     times = read_latency(tmp_path / "times.yaml")
     assert (times.kind, times.device, len(times.decode)) == ("table", "rtx-pro-6000", 1)
 
@@ -55,7 +53,7 @@ def test_the_fit_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         plan = [Chunk(0, start, tokens, 1 << 20) for start, tokens in chunks]
         time_us = model.pieces(plan, i, 100 * i, 1)[0][0] / 1e3
         steps.append(MeasuredStep(chunks, i, 100 * i, time_us))
-    exec(compile(block("latency.md", "python"), "guide", "exec", dont_inherit=True), {"steps": steps})
+    exec(compile(blocks("latency.md", "python")[0], "guide", "exec", dont_inherit=True), {"steps": steps})
     assert read_latency(tmp_path / "my-server.yaml").tp == 1
 
 
@@ -73,12 +71,22 @@ def test_the_catalogue_of_the_guide_is_read(tmp_path: Path, monkeypatch: pytest.
     assert simulate(deployment, load("azure-conv", requests=5)).summary["completed"] == 5
 
 
-def test_the_workload_of_the_guide_loads(tmp_path: Path) -> None:
-    (tmp_path / "w.yaml").write_text(block("workloads.md", "yaml"))
-    found = load(tmp_path / "w.yaml", requests=50)
-    assert (found.name, len(found), found.max_tokens) == ("chat", 50, 1024)
-
-
 def test_the_capacity_of_the_guide_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block("capacity.md", "python"), "guide", "exec", dont_inherit=True), {"__name__": "__main__"})
+    exec(compile(blocks("capacity.md", "python")[0], "guide", "exec", dont_inherit=True), {"__name__": "__main__"})
     assert "('tbt@p99',)" in capsys.readouterr().out
+
+
+def test_the_workloads_of_the_guide_load(tmp_path: Path) -> None:
+    rows = "".join(f"{t},{50 + t},{5 + t}\n" for t in range(40))
+    (tmp_path / "trace.csv").write_text("arrival_s,input_tokens,output_tokens\n" + rows)
+    (tmp_path / "rates.csv").write_text("t_s,rate_rps,active_clients\n0,4,9\n600,2,9\n")
+    (tmp_path / "lengths.csv").write_text("side,tokens_from,tokens_below,probability\ninput,5,9,1\noutput,1,2,1\n")
+    found = []
+    for i, text in enumerate(blocks("workloads.md", "yaml")):
+        (tmp_path / f"w{i}.yaml").write_text(text)
+        found.append(load(tmp_path / f"w{i}.yaml", requests=3))
+    assert [w.name for w in found] == ["chat", "w1", "w2", "w3", "w4"]
+    assert found[0].max_tokens == 1024
+    assert [c.name for c in found[2].classes] == ["chat", "summary"]
+    assert found[3].describe()["users"] == 32
+    assert [c.name for c in found[4].classes] == ["chat", "code"]

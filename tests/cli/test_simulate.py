@@ -33,8 +33,57 @@ def test_every_example_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert found.summary.completed == found.summary.requests == 60
 
 
+WORKLOADS = sorted((ROOT / "examples" / "workloads").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", WORKLOADS, ids=lambda p: p.stem)
+def test_every_example_of_a_workload_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, *FLAGS, "--workload", str(path), "--requests", "300")
+    assert found.summary.completed == found.summary.requests == 300
+    assert isinstance(found.summary.classes, dict)
+    assert sum(c.completed for c in found.summary.classes.values()) == 300
+
+
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 4
+    assert len(WORKLOADS) >= 2
+
+
+def test_a_closed_loop_and_its_classes_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", *FLAGS, "--workload", str(WORKLOADS[-1]), "--requests", "200"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"interactive, 40 users who think \d", out)
+    assert re.search(r"objectives +those of the classes: met by [\d.]+ % of", out)
+    assert re.search(r"class +completed +TTFT p50 +TPOT p50 +E2E p50 +in time", out)
+    assert re.search(r"chat +(\d+) of \1 ", out)
+    assert err == ""
+    assert main(["simulate", *FLAGS, "--workload", str(WORKLOADS[-1]), "--rate", "3"]) == 2
+    assert "a closed loop has no rate: its users and their thinking make it" in capsys.readouterr().err
+
+
+def test_shared_prompts_without_a_cache_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.jsonl"
+    row = '{"timestamp": %d, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}\n'
+    path.write_text(row % 0 + row % 9)
+    assert main(["simulate", *FLAGS, "--workload", str(path)]) == 0
+    assert re.search(r"prefix cache +none", capsys.readouterr().out)
+    assert document(capsys, *FLAGS, "--workload", str(path)).workload.prefix_block_tokens == 512
+    assert main(["simulate", *FLAGS, *CONV]) == 0
+    assert "prefix cache" not in capsys.readouterr().out
+
+
+def test_what_a_reader_has_to_say_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "b.csv"
+    rows = "1,GPT-4,5,5,10,API log\n2,GPT-4,5,0,5,API log\n"
+    path.write_text("Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n" + rows)
+    assert main(["simulate", *FLAGS, "--workload", str(path), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    line = f"{path}: 1 of 2 rows have no prompt or no answer (failed): left out"
+    assert err == f"phasewise: warning: {line}\n"
+    found = simulate_schema.read(out)
+    assert found.warnings == [line]
+    assert isinstance(found.summary.classes, dict)
+    assert found.summary.classes["GPT-4, API log"].completed == 1
 
 
 def test_the_table_says_what_ran_and_on_what_footing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from phasewise.policy import catalog
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
+from phasewise.workload.workload import ClosedLoop
 from worlds import ARMS, ConstantLatency, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
 Step = tuple[float, tuple[Any, ...]]
@@ -171,6 +174,23 @@ def test_ties_in_whole_nanoseconds_are_exact(arm: str, data: st.DataObject) -> N
             ]
         )
     )
+    leapt = simulate(deployment(batcher), load, physics=lambda i: latency)
+    for twist in TWISTS:
+        other = simulate(deployment(f"{twist}/{batcher}"), load, physics=lambda i: latency)
+        assert_same(leapt, other, within_ns=0)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@given(data=st.data())
+@settings(max_examples=settings.default.max_examples // 2)
+def test_arrivals_that_follow_from_ends_are_exact(arm: str, data: st.DataObject) -> None:
+    """A closed loop: one nanosecond's difference would move every arrival after it."""
+    deployment, load = world(data, arm, ties=True)
+    batcher, _ = ARMS[arm]
+    think = data.draw(st.lists(st.sampled_from([0, 1_000, 7_000, 40_000]), min_size=len(load), max_size=len(load)))
+    closed = ClosedLoop(data.draw(st.integers(1, 5)), np.array(think))
+    load = replace(load, arrival_ns=np.zeros(len(load), np.int64), gone_ns={}, closed=closed)
+    latency = ToyLatency(base=2_000, per_token=1_000, per_context=0, per_pair=0)
     leapt = simulate(deployment(batcher), load, physics=lambda i: latency)
     for twist in TWISTS:
         other = simulate(deployment(f"{twist}/{batcher}"), load, physics=lambda i: latency)

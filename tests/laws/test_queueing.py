@@ -11,8 +11,10 @@ from phasewise.perf.roofline import Roofline
 from phasewise.record.metrics import Scored
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import Roofs, simulate
+from phasewise.workload.arrivals import Poisson
+from phasewise.workload.lengths import FixedLength
 from phasewise.workload.source import load
-from phasewise.workload.synth import FixedLength, Poisson, Synthetic, generate
+from phasewise.workload.synth import Synthetic, generate
 
 BUDGET = 512
 DEPLOYMENT = Deployment(

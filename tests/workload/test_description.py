@@ -3,8 +3,10 @@
 import pytest
 
 from phasewise.core.errors import InputError
+from phasewise.workload.arrivals import FixedGaps, Gamma, Poisson
 from phasewise.workload.description import parse_description
-from phasewise.workload.synth import FixedGaps, FixedLength, Gamma, LogNormal, Poisson, QuantileTable, Synthetic
+from phasewise.workload.lengths import FixedLength, LogNormal, QuantileTable
+from phasewise.workload.synth import Synthetic
 
 FULL = """
 name: chat
@@ -67,7 +69,10 @@ def test_defaults_and_a_rate_in_powers_of_ten():
         (SMALL.replace("5", "5.5"), "w.yaml: prompt: expected 'int', got 'float' at 'tokens'"),
         (SMALL.replace("5", "true"), "w.yaml: prompt: expected 'int', got 'bool' at 'tokens'"),
         (SMALL.replace("9", "-9"), "w.yaml: output: tokens -9 is out of range"),
-        (SMALL.replace("kind: fixed, ", ""), "w.yaml: prompt: no 'kind'; give a kind (fixed, lognormal, quantiles)"),
+        (
+            SMALL.replace("kind: fixed, ", ""),
+            "w.yaml: prompt: no 'kind'; give a kind (fixed, lognormal, q",
+        ),
         (SMALL.replace("{kind: fixed, tokens: 9}", "7"), "w.yaml: output: int 7 where keys and values belong"),
         (FULL.replace("100,", "x,"), "w.yaml: output: expected 'float', got 'str' at 'values[1]'"),
         (FULL.replace("0.5,", "1.5,"), "w.yaml: output: probability 1.0 is out of range; they must climb"),

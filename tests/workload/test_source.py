@@ -20,7 +20,15 @@ def trace(tmp_path):
 
 
 def test_builtin_names_are_those_that_load():
-    assert builtin_names() == ("azure-code", "azure-conv")
+    assert builtin_names() == (
+        "arxiv-sarathi",
+        "azure-code",
+        "azure-conv",
+        "mooncake-conversation",
+        "openchat-sharegpt4",
+        "reasoning",
+        "sharegpt",
+    )
     for name in builtin_names():
         workload = load(name)
         assert workload.name == name
@@ -67,9 +75,9 @@ def test_a_described_workload(tmp_path):
     ("name", "says"),
     [
         ("azure-cnov", "unknown workload 'azure-cnov'; did you mean 'azure-conv'?"),
-        ("zzz", "unknown workload 'zzz'; known: azure-code, azure-conv"),
-        ("", "unknown workload ''; known: azure-code, azure-conv"),
-        ("a\nb", "unknown workload 'a b'; known: azure-code, azure-conv"),
+        ("zzz", "unknown workload 'zzz'; known: arxiv-sarathi, azure-code, azure-conv"),
+        ("", "unknown workload ''; known: arxiv-sarathi, azure-code, azure-conv"),
+        ("a\nb", "unknown workload 'a b'; known: arxiv-sarathi, azure-code, azure-conv"),
         ("x" * 300, "unknown workload"),
         ("a/b", "a/b: no such file; check the path"),
         ("none.csv", "none.csv: no such file; check the path"),
@@ -88,7 +96,7 @@ def test_unknown_names_and_missing_files(name, says, tmp_path, monkeypatch):
 def test_files_of_no_known_kind(tmp_path):
     other = tmp_path / "t.parquet"
     other.write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"t\.parquet: not a kind .* must end in \.csv, \.csv\.gz, \.yaml, \.yml"):
+    with pytest.raises(InputError, match=r"t\.parquet: not a kind .* must end in \.csv, .*\.gz, \.yaml, \.yml"):
         load(other)
     binary = tmp_path / "b.yaml"
     binary.write_bytes(b"\xff\xfe\x00")

@@ -10,17 +10,9 @@ from scipy.special import ndtr
 from scipy.stats import ks_1samp, lognorm, spearmanr
 
 from phasewise.core.errors import InputError
-from phasewise.workload.synth import (
-    FixedGaps,
-    FixedLength,
-    Gamma,
-    LogNormal,
-    Poisson,
-    QuantileTable,
-    Synthetic,
-    generate,
-    normal_cdf,
-)
+from phasewise.workload.arrivals import FixedGaps, Gamma, Poisson
+from phasewise.workload.lengths import FixedLength, LogNormal, QuantileTable, normal_cdf
+from phasewise.workload.synth import Synthetic, generate
 
 CHAT = LogNormal(median=400, sigma=0.8)
 TABLE = QuantileTable(probabilities=(0, 0.25, 0.5, 1), values=(10, 20, 200, 1000))

@@ -2,18 +2,18 @@
 
 import gzip
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from phasewise.core.errors import InputError
-from phasewise.workload import traces
-from phasewise.workload.traces import read_trace
+from phasewise.workload.readers.csv import ARRIVAL, OUTPUT, PROMPT, careful, fast
+from phasewise.workload.readers.formats import PLAIN
+from phasewise.workload.readers.trace import read_trace
 
 HEADER = "arrival_s,input_tokens,output_tokens\n"
 GOOD = HEADER + "0.5,10,3\n0.5,20,4\n2.25,30,5\n"
-ORDER = {name: i for i, name in enumerate(traces.NEEDED)}
+ORDER = list(PLAIN.needed.items())
 
 
 def write(tmp_path, text, name="t.csv"):
@@ -168,11 +168,12 @@ CELL = st.one_of(
 def test_whatever_the_fast_pass_takes_the_careful_one_takes_alike(body):
     if not body.strip() or body != body.rstrip():
         return
-    fast = traces._fast(body, ORDER)
-    if fast is not None:
-        careful, gone = traces._row_by_row(body, ORDER, "t.csv")
-        assert fast.tolist() == careful.tolist()
-        assert not gone
+    found = fast(body, ORDER, PLAIN)
+    if found is not None:
+        again = careful(body, ORDER, PLAIN, "t.csv")
+        assert {role: column.tolist() for role, column in found.items()} == {
+            role: column.tolist() for role, column in again.items()
+        }
 
 
 @given(
@@ -183,9 +184,11 @@ def test_whatever_the_fast_pass_takes_the_careful_one_takes_alike(body):
 def test_the_fast_pass_takes_every_sound_table(rows):
     rows = sorted(rows)
     body = "\n".join(f"{at!r},{prompt},{output}" for at, prompt, output in rows)
-    fast = traces._fast(body, ORDER)
-    assert fast is not None
-    assert fast.tolist() == np.array(rows, dtype=float).tolist()
+    found = fast(body, ORDER, PLAIN)
+    assert found is not None
+    assert found[ARRIVAL].tolist() == [round(at * 1e9) for at, _, _ in rows]
+    assert found[PROMPT].tolist() == [prompt for _, prompt, _ in rows]
+    assert found[OUTPUT].tolist() == [output for _, _, output in rows]
 
 
 @pytest.mark.parametrize("body", ["-1,1,1\n2,1,1\n", "1e10,1,1\n", "nan,1,1\n", "inf,1,1\n"])

@@ -82,7 +82,7 @@ def test_at_rate_reaches_the_rate_and_keeps_patience():
 
 
 def test_head_cuts_all_columns():
-    workload = evenly(10, gone_ns={1: 5_000_000_000, 8: 9_000_000_000}, source="t.csv", first_row=2)
+    workload = evenly(10, gone_ns={1: 5_000_000_000, 8: 9_000_000_000}, source="t.csv")
     first = workload.head(3)
     assert [r.id for r in first.requests()] == [0, 1, 2]
     assert first.truth.column().tolist() == [20, 21, 22]

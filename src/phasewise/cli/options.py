@@ -16,7 +16,7 @@ Workload = Annotated[
     typer.Option(
         "--workload",
         "-w",
-        help="A built-in workload (azure-conv, azure-code), a trace (.csv) or a description (.yaml).",
+        help="A built-in workload (such as azure-conv), a trace (.csv, .jsonl) or a description (.yaml).",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of whatever is drawn by chance.")]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from phasewise.cli.screen import pairs
 from phasewise.record.runlog import RunLog
-from phasewise.report.rows import STATISTICS, counts, duration, facts, latency_rows, number
+from phasewise.report.rows import STATISTICS, class_rows, counts, duration, facts, latency_rows, number
 
 
 def simulation(log: RunLog) -> RenderableType:
@@ -19,7 +19,20 @@ def simulation(log: RunLog) -> RenderableType:
     summary = log.summary
     took = f"{duration(summary['wall_s'])} · {number(summary['requests_per_wall_s'])} requests simulated per second"
     ran = pairs(facts(log.header, summary["requests"]))
-    return Group(ran, Text(), pairs([*counts(log), ("took", took)]), Text(), _latencies(summary))
+    parts: list[RenderableType] = [ran, Text(), pairs([*counts(log), ("took", took)]), Text(), _latencies(summary)]
+    if "classes" in summary:
+        parts += [Text(), _classes(summary)]
+    return Group(*parts)
+
+
+def _classes(summary: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("class", style="bold", overflow="fold")
+    for name in ("completed", "TTFT p50", "TPOT p50", "E2E p50", "in time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in class_rows(summary):
+        table.add_row(row.name, *row.cells)
+    return table
 
 
 def _latencies(summary: dict[str, Any]) -> Table:

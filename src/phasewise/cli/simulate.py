@@ -58,7 +58,7 @@ def run(wanted: Wanted) -> None:
         bar.stage("simulating", len(workload))
         path = None if wanted.log is None else drafts.path(wanted.log)
         log = simulate(resolved, workload, wanted.seed, log=path, progress=bar.advance_to)
-        warnings = _rejections(log, workload)
+        warnings = [*workload.notes, *_rejections(log, workload)]
         text = json_text(document(log, warnings))
         if wanted.json is not None and wanted.json != STDOUT:
             drafts.path(wanted.json).write_text(text, encoding="utf-8")

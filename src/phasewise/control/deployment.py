@@ -30,7 +30,7 @@ from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
 from phasewise.perf.hardware import find_device
 from phasewise.perf.models import find_model
 from phasewise.policy import catalog
-from phasewise.workload.traces import read_bytes
+from phasewise.workload.readers.text import read_bytes
 from phasewise.workload.yamltext import one_line, plain_yaml
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -28,7 +28,7 @@ from phasewise.core.steptimes import DecodeTimes, FitError, PrefillTimes, StepTi
 from phasewise.perf.fitted import check
 from phasewise.perf.hardware import device as device_named
 from phasewise.perf.published import ROOFLINE, published, same_model
-from phasewise.workload.traces import read_bytes
+from phasewise.workload.readers.text import read_bytes
 from phasewise.workload.yamltext import plain_yaml
 
 

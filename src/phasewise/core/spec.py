@@ -52,6 +52,17 @@ class Slo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tpot_s: float | None = None
 
 
+class RequestClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A class of requests: what clients call it (`Request.kind`), its own objectives where it has any, its own output cap.
+
+    An objective that is None is the deployment's; `max_tokens` None is the workload's.
+    """
+
+    name: str
+    slo: Slo = Slo()
+    max_tokens: int | None = None
+
+
 class PolicySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A policy by its catalogue name, with the parameters that differ from its defaults."""
 

@@ -8,7 +8,7 @@ token is out at the end of row `first_token`, and one more at the end of every d
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from phasewise.core.action import Action, Ended, Forget, Outcome, Regroup, Run
 from phasewise.core.event import Arrived, StepDone
+from phasewise.core.spec import RequestClass
 from phasewise.core.step import Piece, total_ns
 
 Record = tuple[int, Any, list[Action]]
@@ -29,9 +30,10 @@ REQUESTS = np.dtype(
         ("prompt", "<i4"),
         ("tokens", "<i4"),
         ("outcome", "u1"),
+        ("kind", "<u2"),
     ]
 )
-"""`tokens` is output tokens; `end_ns` is when the cluster learned of the end (-1: inside)."""
+"""`tokens` is output tokens; `end_ns` is when the cluster learned of the end (-1: inside); `kind` is 0, or 1 + the class."""
 
 STEPS = np.dtype(
     [
@@ -76,31 +78,33 @@ the last token before, and `tokens` those after.
 """
 
 _CONTINUES = -2  # the first token of a span that continues another, until all its rows are known
-_REQUEST = struct.Struct("<iqqiiB").pack
+_REQUEST = struct.Struct("<iqqiiBH").pack
 _STEP = struct.Struct("<qqdiiiQhB").pack
 _SPAN = struct.Struct("<iiiiiiBB").pack
 
 
 class ClusterColumns:
-    """Folds the cluster room's log into `requests`."""
+    """Folds the cluster room's log into `requests`. `classes` are the header's; a class not among them counts as none."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Sequence[RequestClass] = ()) -> None:
         self._rows = bytearray()
-        self._open: dict[int, tuple[int, int]] = {}
+        self._kinds = {"": 0, **{c.name: i for i, c in enumerate(classes, start=1)}}
+        self._open: dict[int, tuple[int, int, int]] = {}
 
     def fold(self, records: Iterable[Record]) -> None:
         for at_ns, event, actions in records:
             if type(event) is Arrived:
                 request = event.request
-                self._open[request.id] = (request.arrival_ns, request.prompt_tokens)
+                kind = self._kinds.get(request.kind, 0)
+                self._open[request.id] = (request.arrival_ns, request.prompt_tokens, kind)
             for action in actions:
                 if type(action) is Ended:
-                    arrival, prompt = self._open.pop(action.request)
-                    self._rows += _REQUEST(action.request, arrival, at_ns, prompt, action.tokens, action.outcome)
+                    arrival, prompt, kind = self._open.pop(action.request)
+                    self._rows += _REQUEST(action.request, arrival, at_ns, prompt, action.tokens, action.outcome, kind)
 
     def table(self) -> NDArray[Any]:
         """The rows so far, sorted by request; those not over yet are INSIDE."""
-        inside = b"".join(_REQUEST(r, a, -1, p, 0, Outcome.INSIDE) for r, (a, p) in self._open.items())
+        inside = b"".join(_REQUEST(r, a, -1, p, 0, Outcome.INSIDE, k) for r, (a, p, k) in self._open.items())
         rows = np.frombuffer(bytes(self._rows) + inside, REQUESTS)
         return rows[np.argsort(rows["request"], kind="stable")]
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
-from phasewise.core.spec import Resolved
+from phasewise.core.spec import RequestClass, Resolved
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What ran: the resolved deployment, the workload's description, the seed.
+    """What ran: the resolved deployment, the workload's description and classes, the seed.
 
     `reference` tabulates unloaded times for slowdowns: rows of (prompt tokens, TTFT in ns), and the line of one lone
     decode step, (ns, ns per token of context).
@@ -23,6 +23,7 @@ class Header(msgspec.Struct, frozen=True):
     seed: int
     reference_ttft: tuple[tuple[int, float], ...] = ()
     reference_decode: tuple[float, float] = (0.0, 0.0)
+    classes: tuple[RequestClass, ...] = ()
 
 
 class Tables(msgspec.Struct, frozen=True):

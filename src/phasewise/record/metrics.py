@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasewise.core.action import Outcome
-from phasewise.core.spec import Slo
+from phasewise.core.spec import RequestClass, Slo
 from phasewise.core.units import NS_PER_S
 from phasewise.record.columns import PREEMPTED
 from phasewise.record.gaps import Mixture, by_cohort, latest_tokens, resumptions, token_gaps
 from phasewise.record.header import Header, Tables
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Classes = Sequence[RequestClass]
 SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 
 
@@ -125,17 +127,35 @@ def pooled_tbt(scored: Scored) -> dict[str, float | None]:
     return {"tbt_p99_s": scored.tbt_s["p99"], "delay_p50_s": distribution(scored.delay_s)["p50"]}
 
 
-def joint_attainment(scored: Scored, slo: Slo) -> dict[str, float | None]:
+def joint_attainment(scored: Scored, slo: Slo, classes: Classes = ()) -> dict[str, float | None]:
     """DistServe (OSDI'24, section 2): the share of requests whose TTFT and mean TPOT are both within the objectives.
 
     Of all requests that were not cancelled; one that was rejected or failed attains nothing. A one-token answer has no TPOT.
+    A request is held to the objectives of its class, where that has them, and to `slo` in the rest.
     """
-    total = int((scored.tables.requests["outcome"] != Outcome.CANCELLED).sum())
+    everyone = scored.tables.requests
+    return _attained(
+        scored, slo, classes, everyone["outcome"] != Outcome.CANCELLED, np.ones(len(scored.requests), bool)
+    )
+
+
+def _attained(scored: Scored, slo: Slo, classes: Classes, counted: Flags, finished: Flags) -> dict[str, float | None]:
+    """`joint_attainment` among the rows `counted` of all requests, of which `finished` marks those of `scored.requests`."""
+    total = int(counted.sum())
     if not total:
         return {"ttft": None, "tpot": None, "joint": None}
-    ttft = scored.ttft_s <= (np.inf if slo.ttft_s is None else slo.ttft_s)
-    tpot = ~(scored.tpot_s > (np.inf if slo.tpot_s is None else slo.tpot_s))
+    goals = _goals(slo, classes)[scored.requests["kind"]]
+    ttft = (scored.ttft_s <= goals[:, 0]) & finished
+    tpot = ~(scored.tpot_s > goals[:, 1]) & finished
     return {name: int(ok.sum()) / total for name, ok in (("ttft", ttft), ("tpot", tpot), ("joint", ttft & tpot))}
+
+
+def _goals(slo: Slo, classes: Classes) -> Floats:
+    """Rows of (TTFT, TPOT) objectives in seconds by `kind`: infinite where there is none."""
+    slos = [Slo(), *(c.slo for c in classes)]
+    own = [(s.ttft_s, s.tpot_s) for s in slos]
+    rest = [np.inf if goal is None else goal for goal in (slo.ttft_s, slo.tpot_s)]
+    return np.array([[r if g is None else g for g, r in zip(goals, rest, strict=True)] for goals in own])
 
 
 def slowdown(scored: Scored, header: Header) -> dict[str, dict[str, float | None]]:
@@ -161,18 +181,44 @@ def slowdowns(scored: Scored, header: Header) -> dict[str, Floats]:
     return {name: seen / alone for name, seen, alone in pairs}
 
 
-def token_deadlines(scored: Scored, slo: Slo) -> dict[str, float | None]:
+def token_deadlines(scored: Scored, slo: Slo, classes: Classes = ()) -> dict[str, float | None]:
     """PolyServe (section on DSLO): the share of requests all of whose tokens i are out by arrival + TTFT + i x TPOT.
 
-    Cumulative: a slow step may be repaid by fast ones. Counted over the same requests as `joint_attainment`. None unless
-    both objectives are set.
+    Cumulative: a slow step may be repaid by fast ones. Counted over those requests of `joint_attainment` for which both
+    objectives are set, by their class or by `slo`. None if there are none.
     """
-    total = int((scored.tables.requests["outcome"] != Outcome.CANCELLED).sum())
-    if slo.ttft_s is None or slo.tpot_s is None or not total:
+    everyone = scored.tables.requests
+    goals = _goals(slo, classes)
+    both: Flags = np.isfinite(goals[:, 0]) & np.isfinite(goals[:, 1])
+    total = int(((everyone["outcome"] != Outcome.CANCELLED) & both[everyone["kind"]]).sum())
+    if not total:
         return {"attained": None}
-    latest = scored.latest_ns(slo.tpot_s * NS_PER_S)
-    due = scored.requests["arrival_ns"] + slo.ttft_s * NS_PER_S
-    return {"attained": int((latest <= due).sum()) / total}
+    kind, arrival = scored.requests["kind"], scored.requests["arrival_ns"]
+    attained = 0
+    # One look at the tokens for each objective on their gaps, however many classes share it.
+    for tpot_s in np.unique(goals[both, 1]):
+        held = both[kind] & (goals[kind, 1] == tpot_s)
+        due = arrival[held] + goals[kind[held], 0] * NS_PER_S
+        attained += int((scored.latest_ns(tpot_s * NS_PER_S)[held] <= due).sum())
+    return {"attained": attained / total}
+
+
+def by_class(scored: Scored, slo: Slo, classes: Classes) -> dict[str, dict[str, Any]]:
+    """Each class by itself: how many requests, their latencies, and DistServe's score over its own objectives."""
+    everyone, done = scored.tables.requests, scored.requests
+    found: dict[str, dict[str, Any]] = {}
+    for kind, label in enumerate(classes, start=1):
+        mine, ended = everyone["kind"] == kind, done["kind"] == kind
+        counted = mine & (everyone["outcome"] != Outcome.CANCELLED)
+        found[label.name] = {
+            "requests": int(mine.sum()),
+            "completed": int(ended.sum()),
+            "ttft_s": distribution(scored.ttft_s[ended]),
+            "tpot_s": distribution(scored.tpot_s[ended]),
+            "e2e_s": distribution(scored.e2e_s[ended]),
+            "attainment": _attained(scored, slo, classes, counted, ended),
+        }
+    return found
 
 
 def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
@@ -186,8 +232,8 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
     last = max((int(s["end_ns"].max()) for s in tables.steps if len(s)), default=first)
     tokens_out = int(spans["tokens"].sum())
     busy_s = (scored.last_token_ns - first) / NS_PER_S
-    slo = header.resolved.deployment.slo
-    return {
+    slo, classes = header.resolved.deployment.slo, header.classes
+    found: dict[str, Any] = {
         "requests": len(requests),
         "completed": int(counts[Outcome.FINISHED]),
         "rejected": int(counts[Outcome.REJECTED]),
@@ -209,11 +255,14 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
         "delay_s": distribution(scored.delay_s),
         "scores": {
             "pooled_tbt": pooled_tbt(scored),
-            "joint_attainment": joint_attainment(scored, slo),
+            "joint_attainment": joint_attainment(scored, slo, classes),
             "slowdown": slowdown(scored, header),
-            "token_deadlines": token_deadlines(scored, slo),
+            "token_deadlines": token_deadlines(scored, slo, classes),
         },
     }
+    if classes:
+        found["classes"] = by_class(scored, slo, classes)
+    return found
 
 
 def _cached(spans: NDArray[Any]) -> int:

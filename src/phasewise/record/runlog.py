@@ -158,7 +158,7 @@ class Recorder:
         self._path = path
         self._segments: list[tuple[int, bytes]] = []
         self._draft = None if path is None else _Draft(path, header)
-        self._requests = ClusterColumns()
+        self._requests = ClusterColumns(header.classes)
         self._replicas = [InstanceColumns() for _ in header.resolved.replicas]
         self.cluster = RoomLog(self._requests, self._sink(0))
         self.instances = [RoomLog(columns, self._sink(1 + i)) for i, columns in enumerate(self._replicas)]

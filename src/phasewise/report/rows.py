@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from phasewise.core.spec import PolicySpec, Resolved
+from phasewise.core.spec import PolicySpec, Resolved, Slo
 from phasewise.record.header import Header
 from phasewise.record.runlog import RunLog
 
@@ -46,7 +46,14 @@ def facts(header: Header, requests: int) -> list[tuple[str, str]]:
         rows.append(("router", policy_text(resolved.deployment.router)))
     rows.append(("workload", f"{workload_text(header)} · {requests:,} requests · seed {header.seed}"))
     rows.append(("times rest on", resolved.basis))
+    if "prefix_block_tokens" in header.workload:
+        rows.append(("prefix cache", prefix_cache_text(header)))
     return rows
+
+
+def prefix_cache_text(header: Header) -> str:
+    """How prompts that share their beginning are served: every one is computed in full, for there is no cache yet."""
+    return "none"
 
 
 def counts(log: RunLog) -> list[tuple[str, str]]:
@@ -71,6 +78,8 @@ def counts(log: RunLog) -> list[tuple[str, str]]:
     ]
     joint = s["scores"]["joint_attainment"]["joint"]
     goals = objectives(log.header)
+    if any(c.slo != Slo() for c in log.header.classes):
+        goals = f"{goals}, or its class's" if goals else "those of the classes"
     if goals and joint is not None:
         rows.append(("objectives", f"{goals}: met by {share(joint)} of the requests"))
     return rows
@@ -79,6 +88,16 @@ def counts(log: RunLog) -> list[tuple[str, str]]:
 def latency_rows(summary: dict[str, Any]) -> list[Row]:
     """TTFT, TBT, TPOT, E2E and delay: mean and percentiles, each row in one unit."""
     return [_timed(*names, [summary[key][s] for s in STATISTICS]) for key, names in LATENCIES.items()]
+
+
+def class_rows(summary: dict[str, Any]) -> list[Row]:
+    """One row a class of requests: how many were completed, medians of TTFT, TPOT and E2E, the share within objectives."""
+    rows = []
+    for name, s in summary.get("classes", {}).items():
+        medians = (f"{duration(s[key]['p50'])}" for key in ("ttft_s", "tpot_s", "e2e_s"))
+        done = f"{s['completed']:,} of {s['requests']:,}"
+        rows.append(Row(name, "", "", (done, *medians, share(s["attainment"]["joint"]))))
+    return rows
 
 
 def side_by_side(runs: Sequence[tuple[str, RunLog]]) -> list[Row]:
@@ -114,7 +133,11 @@ def policy_text(spec: PolicySpec) -> str:
 
 
 def workload_text(header: Header) -> str:
-    """The workload's name and rate: "azure-conv at 5.00 requests/s"."""
+    """The workload's name and rate: "azure-conv at 5.00 requests/s", or "chat, 8 users who think 5 s" (on average)."""
+    users = header.workload.get("users")
+    if users is not None:
+        think = duration(header.workload["think_s"])
+        return f"{header.workload['name']}, {users:,} user{'s' * (users > 1)} who think{'s' * (users == 1)} {think}"
     rate = header.workload["mean_rate_rps"]
     return f"{header.workload['name']} {'all at once' if rate is None else f'at {number(rate)} requests/s'}"
 

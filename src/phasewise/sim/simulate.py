@@ -35,6 +35,7 @@ from phasewise.record.header import Header
 from phasewise.record.runlog import Recorder, RunLog
 from phasewise.sim.clock import VirtualClock
 from phasewise.sim.executor import ModelledExecutor
+from phasewise.sim.users import Users
 from phasewise.workload.workload import Workload
 
 NEVER = 1 << 62
@@ -63,7 +64,7 @@ def simulate(
     check_fit(resolved, workload)
     models = Roofs(resolved) if physics is None else physics
     ttft, decode = _reference(models(0), resolved)
-    header = Header(VERSION, resolved, workload.describe(), seed, ttft, decode)
+    header = Header(VERSION, resolved, workload.describe(), seed, ttft, decode, workload.classes)
     recorder = Recorder(header, log)
     try:
         world = World(resolved, workload, recorder, models)
@@ -127,8 +128,10 @@ class World:
         self._executors: list[ModelledExecutor] = []
         self.instances: list[Loop] = []
         down = self._to_instance
+        self._users = None if workload.closed is None else Users(workload, clock, self._alarms)
+        ended = (lambda action: None) if self._users is None else self._users.ended
         self._cluster = Loop(
-            open_cluster(resolved), clock, recorder.cluster, {Submit: down, Cancel: down, Ended: lambda action: None}
+            open_cluster(resolved), clock, recorder.cluster, {Submit: down, Cancel: down, Ended: ended}
         )
         for i, spec in enumerate(resolved.replicas):
             executor = ModelledExecutor(clock, physics(i), workload.truth, spec.max_context, order=i)
@@ -143,10 +146,14 @@ class World:
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
         clock, agenda, inbox, alarms = self._clock, self._clock.agenda, self._inbox, self._alarms
-        takes = [loop.take for loop in self.instances]
+        takes: list[Callable[[Any], None]] = [loop.take for loop in self.instances]
         dones = [executor.done for executor in self._executors]
         lanes = [executor.lanes[0] for executor in self._executors]
         outside = self._outside(progress)
+        if self._users is not None:
+            # The last of the takers, which an alarm calls by the index -1.
+            takes.append(self._users.open(self._cluster.take, progress))
+            outside = _silence()
         outside_ns, event = next(outside)
         while True:
             mail = inbox and inbox[0][0] <= outside_ns
@@ -184,8 +191,7 @@ class World:
                 progress(request.id)
         for gone_ns, who in leaving:
             yield gone_ns, Gone(who)
-        while True:
-            yield NEVER, None
+        yield from _silence()
 
     def _alarm(self, replica: int) -> Callable[[WakeAt], None]:
         return lambda action: heappush(self._alarms, (action.at_ns, replica))
@@ -195,6 +201,12 @@ class World:
 
     def _to_cluster(self, action: Finished | Refused | Cancelled) -> None:
         self._inbox.append((self._clock.now_ns + self._wire_ns, self._cluster.take, action))
+
+
+def _silence() -> Iterator[tuple[int, Any]]:
+    """Nothing from outside, for ever."""
+    while True:
+        yield NEVER, None
 
 
 def _reference(model: LatencyModel, resolved: Resolved) -> tuple[tuple[tuple[int, float], ...], tuple[float, float]]:
