@@ -17,8 +17,10 @@ from phasewise.planner.compare import compare
 from phasewise.planner.objective import Attainment, Percentiles, Target, percentiles
 from phasewise.planner.source import source
 from phasewise.sim.simulate import Roofs
+from phasewise.workload.arrivals import Poisson
+from phasewise.workload.lengths import FixedLength
 from phasewise.workload.source import load
-from phasewise.workload.synth import FixedLength, Poisson, Synthetic, generate
+from phasewise.workload.synth import Synthetic, generate
 from phasewise.workload.workload import Workload
 
 BUDGET = 512
