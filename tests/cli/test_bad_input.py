@@ -24,6 +24,13 @@ TRACES = {
     "long": "0,200000,5\n1,300000,5\n",
     "one": "0,10,5\n",
 }
+OTHERS = {
+    "azure.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,5,5\n2023-11-16,5,5\n",
+    "moon.jsonl": '{"timestamp": 0, "input_length": 5, "output_length": "x"}\n',
+    "rates.csv": "t_s,rate_rps\n0,1\n600,2\n",
+    "loop.yaml": "arrivals: {kind: closed, users: 2, thinks: 3}\nprompt: {kind: fixed, tokens: 5}\noutput: 5\n",
+    "parts.yaml": "merge: [{source: good.csv}, {source: gone.csv}]\n",
+}
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 4096,
@@ -46,6 +53,14 @@ CASES = [
     (FLAGS + "-w unsorted.csv", "unsorted.csv:3: arrival_s 1 comes before the row above"),
     (FLAGS + "-w empty.csv", "empty.csv: a header and no rows; give at least one request"),
     (FLAGS + "-w none.csv", "none.csv: no such file"),
+    (
+        FLAGS + "-w azure.csv",
+        "azure.csv:3: TIMESTAMP '2023-11-16' is not a time stamp; give one such as 2023-11-16 18:15:46.68",
+    ),
+    (FLAGS + "-w moon.jsonl", "'output_length'; a row is {timestamp, input_length, output_length, hash_ids}"),
+    (FLAGS + "-w rates.csv", "rates.csv:1: is a curve of rates, not a trace; name it in a description"),
+    (FLAGS + "-w loop.yaml", "loop.yaml: arrivals: unknown field 'thinks'; did you mean 'think_s'?"),
+    (FLAGS + "-w parts.yaml", "gone.csv: no such file; check the path"),
     (FLAGS + "-w azure-cnv", "unknown workload 'azure-cnv'; did you mean 'azure-conv'?"),
     (FLAGS + "-w good.csv --requests 3", "good.csv: holds 2 requests, 3 were asked for"),
     (FLAGS + "-w one.csv --rate 2", "one.csv: all arrivals at one instant have no rate to change"),
@@ -149,6 +164,8 @@ CASES = [
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    for name, text in OTHERS.items():
+        (tmp_path / name).write_text(text)
     for name, rows in {**TRACES, "memory": "0,130000,5\n"}.items():
         (tmp_path / f"{name}.csv").write_text(HEADER + rows)
     (tmp_path / "short.json").write_text(json.dumps({k: v for k, v in CONFIG.items() if k != "num_hidden_layers"}))

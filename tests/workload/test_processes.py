@@ -110,7 +110,10 @@ def test_the_inverse_of_the_cumulative_rate_is_exact(lengths, rates, straight):
             share * total, rel=1e-5, abs=1e-7
         )
     (again,) = curve.repeated(np.array([2 * curve.total + 0.5 * curve.total]))
-    assert again == pytest.approx(2 * end_s + curve.times(np.array([0.5 * curve.total]))[0])
+    # Where the rate is 0 several instants are as right: hold the integral against the share, not one instant to another.
+    rest = again - 2 * end_s
+    inside = [k for k in knots if k < rest]
+    assert quad(rate_at, 0, rest, points=inside or None, limit=200)[0] == pytest.approx(0.5 * total, rel=1e-5, abs=1e-7)
 
 
 DAY = Curve(points=((0, 2.0), (6, 0.5), (14, 9.0), (20, 6.0)), period_s=24)

@@ -65,15 +65,9 @@ def _workload(
     notes = [f"{place}: {_MILLISECONDS}"] if in_seconds and _looks_like_milliseconds(arrival_ns) else []
     lines: Ints = first_row + np.arange(len(arrival_ns))
     prompt, output = found[PROMPT], found[OUTPUT]
-    start_ns = int(arrival_ns[0])
-    counts_from_0 = not dated and start_ns <= MAX_ARRIVAL_S * NS_PER_S
-    if counts_from_0:
-        start_ns = 0
-    elif not dated:
+    start_ns = _start_ns(arrival_ns, dated, place, first_row)
+    if start_ns and not dated:
         notes.append(f"{place}: arrivals begin at {start_ns // NS_PER_S} s, a Unix time; counted from the first row's")
-    if int(arrival_ns[-1]) - start_ns > MAX_ARRIVAL_S * NS_PER_S:
-        late = int(np.argmax(arrival_ns - start_ns > MAX_ARRIVAL_S * NS_PER_S))
-        raise InputError("arrives more than 10^9 s after the start; count from there", f"{place}:{int(lines[late])}")
     kind, classes = _kinds(found)
     prefixes: Prefixes | None = found.get(IDS)
     if prefixes is not None and not len(prefixes.ids):
@@ -105,6 +99,17 @@ def _workload(
         prefixes=prefixes,
         notes=tuple(notes),
     )
+
+
+def _start_ns(arrival_ns: Ints, dated: bool, place: str, first_row: int) -> int:
+    """Where the time axis begins: at 0, or at the first row if that is a date or a Unix time."""
+    first_ns, most_ns = int(arrival_ns[0]), MAX_ARRIVAL_S * NS_PER_S
+    start_ns = first_ns if dated or first_ns > most_ns else 0
+    late = arrival_ns - start_ns > most_ns
+    if late.any():
+        where = f"{place}:{first_row + int(np.argmax(late))}"
+        raise InputError("arrives more than 10^9 s after the start; count from there", where)
+    return start_ns
 
 
 def _kinds(found: Columns) -> tuple[Ints | None, tuple[RequestClass, ...]]:
