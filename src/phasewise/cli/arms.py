@@ -36,7 +36,7 @@ class Described:
     @property
     def inputs(self) -> list[str | Path | None]:
         """Files that no output may overwrite."""
-        return [*self.files, self.workload, self.flags.get("model")]
+        return [*self.files, self.workload, self.flags.get("model"), self.flags.get("latency")]
 
     def read(self) -> tuple[list[Arm], Source]:
         """The deployments by name, in order, and the workload at any rate. InputError for whatever makes no sense."""

@@ -27,6 +27,7 @@ def capacity(
     replicas: options.Replicas = None,
     router: options.Router = None,
     max_context: options.MaxContext = None,
+    latency: options.Latency = None,
     json: options.Json = None,
     figure: Annotated[
         str | None,
@@ -46,7 +47,9 @@ def capacity(
     from phasewise.cli.arms import Described, objective
     from phasewise.cli.capacity import run
 
-    flags = options.given(model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context)
+    flags = options.given(
+        model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context, latency=latency
+    )
     what = Described(
         deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs
     )
@@ -78,6 +81,7 @@ def compare(
     replicas: options.Replicas = None,
     router: options.Router = None,
     max_context: options.MaxContext = None,
+    latency: options.Latency = None,
     json: options.Json = None,
     figures: Annotated[
         str | None,
@@ -97,7 +101,9 @@ def compare(
     from phasewise.cli.arms import Described, objective
     from phasewise.cli.compare import run
 
-    flags = options.given(model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context)
+    flags = options.given(
+        model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context, latency=latency
+    )
     what = Described(
         deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs
     )

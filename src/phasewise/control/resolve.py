@@ -9,12 +9,14 @@ import msgspec
 
 from phasewise.control.latency import in_words, step_times
 from phasewise.core.errors import InputError
-from phasewise.core.spec import Deployment, ModelSpec, ReplicaSpec, Resolved, ResolvedReplica
+from phasewise.core.spec import Deployment, ModelSpec, PolicySpec, ReplicaSpec, Resolved, ResolvedReplica
 from phasewise.perf.efficiency import DATA_SHEET, FITTED, efficiency
 from phasewise.perf.hardware import device
 from phasewise.perf.memory import kv_blocks
 from phasewise.perf.models import model
+from phasewise.perf.physics import latency_model
 from phasewise.policy import catalog
+from phasewise.policy.roles import Tuned
 
 
 def resolve(deployment: Deployment, where: str | None = None) -> Resolved:
@@ -39,6 +41,12 @@ def resolve(deployment: Deployment, where: str | None = None) -> Resolved:
     replicas: list[ResolvedReplica] = []
     for group in deployment.replicas:
         replicas += [_replica(deployment, spec, group, watermark, where)] * group.count
+    if isinstance(built, Tuned):
+        models = [latency_model(deployment, spec, replica) for replica in dict.fromkeys(replicas)]
+        try:
+            batcher = PolicySpec(batcher.name, msgspec.to_builtins(built.tuned(models)))
+        except InputError as error:
+            raise InputError(f"batcher {batcher.name}: {error}", where) from None
     filled = msgspec.structs.replace(deployment, batcher=batcher, router=router, prefix_cache=prefix_cache)
     return Resolved(filled, spec, tuple(replicas), _basis(deployment, replicas))
 

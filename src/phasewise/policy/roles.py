@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, Self, runtime_checkable
 
 from phasewise.core.action import Regroup, WakeAt
 from phasewise.core.request import Request
 from phasewise.core.step import StepPlan
 from phasewise.core.view import ClusterView, InstanceState
+from phasewise.perf.latency import LatencyModel
 
 Planned = StepPlan | Regroup | WakeAt
 
@@ -29,6 +31,15 @@ class Batcher(Protocol):
 
         A `Regroup` in front of a plan moves decoding residents to other cohorts first.
         """
+        ...
+
+
+@runtime_checkable
+class Tuned(Protocol):
+    """A policy that chooses parameters by the step times of its replicas, once, before it serves."""
+
+    def tuned(self, latencies: Sequence[LatencyModel]) -> Self:
+        """The policy with those parameters filled in; itself if there is nothing to choose. InputError if it cannot."""
         ...
 
 

@@ -47,13 +47,8 @@ def facts(header: Header, requests: int) -> list[tuple[str, str]]:
     rows.append(("workload", f"{workload_text(header)} · {requests:,} requests · seed {header.seed}"))
     rows.append(("times rest on", resolved.basis))
     if "prefix_block_tokens" in header.workload:
-        rows.append(("prefix cache", prefix_cache_text(header)))
+        rows.append(("prefix cache", "on" if resolved.deployment.prefix_cache else "none"))
     return rows
-
-
-def prefix_cache_text(header: Header) -> str:
-    """How prompts that share their beginning are served: every one is computed in full, for there is no cache yet."""
-    return "none"
 
 
 def counts(log: RunLog) -> list[tuple[str, str]]:
@@ -68,7 +63,7 @@ def counts(log: RunLog) -> list[tuple[str, str]]:
     busy, batch = _load(log)
     rows = [
         ("requests", f"{s['requests']:,} arrived · {' · '.join(ends)}"),
-        ("tokens", f"{s['tokens_in']:,} in · {s['tokens_out']:,} out"),
+        ("tokens", f"{s['tokens_in']:,} in · {s['tokens_out']:,} out{_found(s)}"),
         ("throughput", f"{throughput} output tokens/s"),
         (
             "simulated",
@@ -209,6 +204,13 @@ def _groups(header: Header) -> list[str]:
         room = f"context up to {replica.max_context:,} tokens · KV memory for {replica.blocks * block:,}"
         out.append(f"{len(list(group))} × {replica.device.name}{tp} · {room}")
     return out
+
+
+def _found(s: dict[str, Any]) -> str:
+    """How much of the prompts was in the prefix cache, if anything was."""
+    return (
+        f" · {share(s['tokens_cached'] / s['tokens_in'])} of in found in the prefix cache" if s["tokens_cached"] else ""
+    )
 
 
 def _load(log: RunLog) -> tuple[float, float | None]:

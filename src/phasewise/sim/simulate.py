@@ -27,10 +27,8 @@ from phasewise.core.spec import Deployment, Resolved, ResolvedReplica
 from phasewise.core.step import ALL, Chunk
 from phasewise.core.units import to_ns
 from phasewise.core.version import VERSION
-from phasewise.perf.efficiency import efficiency
-from phasewise.perf.fitted import Fitted
 from phasewise.perf.latency import LatencyModel
-from phasewise.perf.roofline import Roofline
+from phasewise.perf.physics import latency_model
 from phasewise.record.header import Header
 from phasewise.record.runlog import Recorder, RunLog
 from phasewise.sim.clock import VirtualClock
@@ -109,10 +107,7 @@ class Roofs:
         return self._of(self._resolved.replicas[replica])
 
     def _model(self, spec: ResolvedReplica) -> LatencyModel:
-        if spec.latency is not None:
-            return Fitted(spec.latency)
-        d = self._resolved.deployment
-        return Roofline(self._resolved.model, spec.device, spec.tp, efficiency(spec.device), d.host_s, d.tile)
+        return latency_model(self._resolved.deployment, self._resolved.model, spec)
 
 
 class World:

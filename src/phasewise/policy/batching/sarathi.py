@@ -9,6 +9,9 @@ The ablations of its Table 4: `chunked: false` keeps prompts whole beside the de
 used up, which the last one may overrun; `hybrid: false` gives chunks and decodes iterations of their own, in turn. The paper
 names the arms and not their rules, so both rules are reconstructions.
 
+`tbt_s`, an objective on the time between tokens in seconds, has the budget chosen by the step times (section 4.3; see
+`tuning`).
+
 `chunk_stages` turns on the published code's schedule, off by default there too: chunks start at the budget and shrink to
 `chunk_low` in equal stages, in multiples of 32, as the prompt advances. That the stages share out `chunk_span` tokens of the
 prompt, and the default of that, are ours.
@@ -16,6 +19,7 @@ prompt, and the default of that, are ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -23,7 +27,9 @@ import msgspec
 from phasewise.core.resident import Resident
 from phasewise.core.step import ALL, StepPlan
 from phasewise.core.view import InstanceState
+from phasewise.perf.latency import LatencyModel
 from phasewise.policy.batching.budget import ALONE, Budget, Size, coast
+from phasewise.policy.batching.tuning import token_budget
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -39,6 +45,7 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk_stages: Annotated[int, msgspec.Meta(ge=0)] = 0
     chunk_low: Count = 128
     chunk_span: Count = 4096
+    tbt_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
         if not (self.chunked or self.hybrid):
@@ -49,6 +56,12 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def prefix_cache(self) -> bool:
         return False
+
+    def tuned(self, latencies: Sequence[LatencyModel]) -> Sarathi:
+        """With the budget that keeps every replica's iterations within `tbt_s`."""
+        if self.tbt_s is None:
+            return self
+        return msgspec.structs.replace(self, token_budget=min(token_budget(model, self.tbt_s) for model in latencies))
 
     def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan, ...]:
         if (decode := coast(state, self.token_budget, self.max_seqs)) is not None:
