@@ -17,7 +17,12 @@ PLAIN = Deployment("meta-llama/Llama-3.1-8B", (ReplicaSpec("h100", 2), ReplicaSp
 def test_everything_is_filled_in_and_nothing_written_into() -> None:
     resolved = resolve(PLAIN)
     defaults = {"token_budget": 512, "max_seqs": 128, "watermark": 0.01, "chunked": True, "hybrid": True}
-    assert resolved.deployment.batcher.params == defaults | {"chunk_stages": 0, "chunk_low": 128, "chunk_span": 4096}
+    assert resolved.deployment.batcher.params == defaults | {
+        "chunk_stages": 0,
+        "chunk_low": 128,
+        "chunk_span": 4096,
+        "tbt_s": None,
+    }
     assert PLAIN.batcher.params == {}
     assert [r.device.name for r in resolved.replicas] == ["h100", "h100", "l4"]
     assert resolved.basis == "roofline, data sheet only"

@@ -103,7 +103,7 @@ class RunLog:
             elif kind == EVENTS:
                 segments.append((room, payload))
             elif kind in tables:
-                tables[kind][room] = np.frombuffer(payload, _DTYPES[kind])
+                tables[kind][room] = _table(payload, _DTYPES[kind], path)
             elif kind == END and header is not None:
                 return RunLog(header, _tables(header, tables, path), _COUNT.unpack(payload)[0], segments)
         raise LogError(f"{path}: the log is cut short; read its frames, or run again")
@@ -138,6 +138,12 @@ def _header(payload: bytes, path: str | Path) -> Header:
         return msgspec.msgpack.decode(payload, type=Header)
     except msgspec.MsgspecError as error:
         raise LogError(f"{path}: its header is not one of this version ({error})") from None
+
+
+def _table(payload: bytes, dtype: np.dtype[Any], path: str | Path) -> NDArray[Any]:
+    if len(payload) % dtype.itemsize:
+        raise LogError(f"{path}: its columns are not those of this version; run again")
+    return np.frombuffer(payload, dtype)
 
 
 def _tables(header: Header, found: dict[int, dict[int, NDArray[Any]]], path: str | Path) -> Tables:

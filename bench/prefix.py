@@ -1,0 +1,68 @@
+"""How much of a trace's prompts the prefix cache finds, by how much memory there is, beside the most that can be found.
+
+    python bench/prefix.py TRACE
+
+TRACE names the content of its prompts by blocks (Mooncake's conversation trace does). The most that can be found is what an
+endless memory would hold if every prompt were computed before the next arrives: the ids seen before, as an unbroken
+beginning, and never a prompt's last token.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
+from phasewise.sim.simulate import simulate
+from phasewise.workload.source import load
+from phasewise.workload.workload import Workload
+
+
+def bounds(workload: Workload) -> tuple[float, float]:
+    """Shares of all blocks: those whose id was seen before at all, and those that a cache can use."""
+    seen: set[int] = set()
+    blocks = again = usable = 0
+    for request in workload.requests():
+        ids = request.prefix_ids
+        blocks += len(ids)
+        again += sum(key in seen for key in ids)
+        for key in ids[: (request.prompt_tokens - 1) // request.prefix_tokens]:
+            if key not in seen:
+                break
+            usable += 1
+        seen.update(ids)
+    return again / blocks, usable / blocks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("trace")
+    options = parser.parse_args()
+    workload = load(options.trace)
+    blocks = sum(len(request.prefix_ids) for request in workload.requests())
+    unit = next(workload.requests()).prefix_tokens
+    table = Table(title=f"{workload.name}: {len(workload):,} requests, {blocks:,} blocks of {unit} tokens")
+    for heading in ("Llama-3.1-8B on", "batcher", "KV tokens", "blocks found", "TTFT p50 s", "without"):
+        table.add_column(heading, justify="right" if heading[0] in "KbTw" and heading != "batcher" else "left")
+    for tp in (2, 4, 8):
+        for name in ("vllm-v1", "sarathi"):
+            found = []
+            for cache in (True, False):
+                replicas = (ReplicaSpec("h100", tp=tp),)
+                log = simulate(
+                    Deployment("meta-llama/Llama-3.1-8B", replicas, PolicySpec(name), prefix_cache=cache), workload
+                )
+                found.append(log)
+            tokens = found[0].header.resolved.replicas[0].blocks * 16
+            share = found[0].summary["tokens_cached"] / unit / blocks
+            ttft = [f"{log.summary['ttft_s']['p50']:.2f}" for log in found]
+            table.add_row(f"{tp} x H100", name, f"{tokens:,}", f"{share:.1%}", *ttft)
+    Console(width=100).print(table)
+    seen, usable = bounds(workload)
+    print(f"seen before: {seen:.1%} of all blocks; the most that any cache can use: {usable:.1%}")
+
+
+if __name__ == "__main__":
+    main()
