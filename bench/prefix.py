@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from phasewise.control.resolve import resolve
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
+from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
 from phasewise.workload.workload import Workload
@@ -36,6 +39,16 @@ def bounds(workload: Workload) -> tuple[float, float]:
     return again / blocks, usable / blocks
 
 
+def ran(workload: Workload, tp: int, batcher: str, cache: bool, blocks: int) -> RunLog:
+    """One replica of `tp` devices; `blocks` of KV memory instead of what they hold, unless 0."""
+    replicas = (ReplicaSpec("h100", tp=tp),)
+    resolved = resolve(Deployment("meta-llama/Llama-3.1-8B", replicas, PolicySpec(batcher), prefix_cache=cache))
+    if blocks:
+        roomy = tuple(msgspec.structs.replace(replica, blocks=blocks) for replica in resolved.replicas)
+        resolved = msgspec.structs.replace(resolved, replicas=roomy)
+    return simulate(resolved, workload)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("trace")
@@ -46,19 +59,18 @@ def main() -> None:
     table = Table(title=f"{workload.name}: {len(workload):,} requests, {blocks:,} blocks of {unit} tokens")
     for heading in ("Llama-3.1-8B on", "batcher", "KV tokens", "blocks found", "TTFT p50 s", "without"):
         table.add_column(heading, justify="right" if heading[0] in "KbTw" and heading != "batcher" else "left")
-    for tp in (2, 4, 8):
+    for label, tp, blocks_each in (
+        ("2 x H100", 2, 0),
+        ("4 x H100", 4, 0),
+        ("8 x H100", 8, 0),
+        ("8, endless", 8, 1 << 24),
+    ):
         for name in ("vllm-v1", "sarathi"):
-            found = []
-            for cache in (True, False):
-                replicas = (ReplicaSpec("h100", tp=tp),)
-                log = simulate(
-                    Deployment("meta-llama/Llama-3.1-8B", replicas, PolicySpec(name), prefix_cache=cache), workload
-                )
-                found.append(log)
+            found = [ran(workload, tp, name, cache, blocks_each) for cache in (True, False)]
             tokens = found[0].header.resolved.replicas[0].blocks * 16
             share = found[0].summary["tokens_cached"] / unit / blocks
             ttft = [f"{log.summary['ttft_s']['p50']:.2f}" for log in found]
-            table.add_row(f"{tp} x H100", name, f"{tokens:,}", f"{share:.1%}", *ttft)
+            table.add_row(label, name, f"{tokens:,}", f"{share:.1%}", *ttft)
     Console(width=100).print(table)
     seen, usable = bounds(workload)
     print(f"seen before: {seen:.1%} of all blocks; the most that any cache can use: {usable:.1%}")

@@ -18,11 +18,18 @@ RATE = 8.0
 OBJECTIVE = ("tbt=0.05@p99", "delay=2@p50")
 BATCHERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("static", {}, "ends a batch before it starts the next: few pauses between tokens, seconds in the queue"),
+    ("orca", {}, "admits whole prompts beside the decodes, and reserves the longest context for each"),
+    ("vllm-v0", {}, "serves waiting prompts first, in iterations of their own: decodes stand still meanwhile"),
     ("vllm-v1", {}, "starts prompts at once, up to 2,048 tokens an iteration: everybody who decodes pauses for them"),
     (
         "sarathi",
         {"token_budget": 512},
         "cuts prompts into 512-token chunks: short pauses, a little more time to first token",
+    ),
+    (
+        "wait",
+        {"threshold": 2, "max_wait_s": 0.1},
+        "gathers two prompts before each step, or 100 ms: fewer interruptions, but everybody waits for them",
     ),
 )
 FOLDER = Path("demo")

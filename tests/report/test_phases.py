@@ -46,6 +46,7 @@ def test_steps_and_gaps_are_those_of_the_events(
     starts = np.round(series.start_s * 1e9) + origin
     ends = np.round(series.end_s * 1e9) + origin
     before: decoded.Step | None = None
+    second: decoded.Step | None = None
     gone: set[int] = set()
     for step in steps:
         gone |= set(step.preempt)
@@ -61,6 +62,11 @@ def test_steps_and_gaps_are_those_of_the_events(
         gap = step.end_ns - (before.end_ns if veterans and before else step.start_ns)
         if abs(step.start_ns - starts[row]) < 1:
             assert series.first_gap_s[row] * 1e9 == pytest.approx(gap, abs=2)
+            assert series.first_end_s[row] * 1e9 + origin == pytest.approx(step.end_ns, abs=2)
+            second = step
+        elif second is not None:
+            assert series.second_gap_s[row] * 1e9 == pytest.approx(gap, abs=2)
+            second = None
         if abs(step.end_ns - ends[row]) < 1:
             assert series.last_gap_s[row] * 1e9 == pytest.approx(gap, abs=2)
         before, gone = step, set()
@@ -116,6 +122,8 @@ def series_of(arrival_s: Any, prompt: Any, end_s: float) -> Phases:
         ends,
         zero,
         zero,
+        none,
+        none,
         none,
         none,
         none,

@@ -244,11 +244,12 @@ def _within(at_s: Floats, counts: Counts, shown: Window) -> tuple[Floats, Counts
 
 
 def _gaps(axes: Axes, series: Phases, rows: Any) -> None:
-    first, last = series.first_gap_s[rows] * 1e3, series.last_gap_s[rows] * 1e3
-    x = np.column_stack([series.start_s[rows], series.end_s[rows], series.end_s[rows]]).ravel()
-    # A row without decodes is nan already; the third point of each breaks the line where the replica stood idle.
-    idle = np.append(series.start_s[rows][1:] > series.end_s[rows][:-1], True)
-    y = np.column_stack([first, last, np.where(idle, np.nan, last)]).ravel()
+    first, second, last = (gap[rows] * 1e3 for gap in (series.first_gap_s, series.second_gap_s, series.last_gap_s))
+    start, middle, end = series.start_s[rows], series.first_end_s[rows], series.end_s[rows]
+    x = np.column_stack([start, middle, middle, end, end]).ravel()
+    # A row without decodes is nan already; the last point of each breaks the line where the replica stood idle.
+    idle = np.append(start[1:] > end[:-1], True)
+    y = np.column_stack([first, first, second, last, np.where(idle, np.nan, last)]).ravel()
     axes.plot(x, y, color=GAP, linewidth=0.9, label="time between\ntokens")
     highest = float(np.nanmax(y)) if np.isfinite(y).any() else 1.0
     axes.set_ylim(0, highest * 1.08)

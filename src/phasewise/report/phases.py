@@ -15,7 +15,7 @@ from phasewise.core.action import Outcome
 from phasewise.core.errors import InputError
 from phasewise.core.units import NS_PER_S
 from phasewise.record.columns import PREEMPTED
-from phasewise.record.gaps import by_cohort, continues, decoding
+from phasewise.record.gaps import Iterations, by_cohort, continues, decoding
 from phasewise.record.runlog import RunLog
 
 Floats = NDArray[np.float64]
@@ -25,15 +25,18 @@ Counts = NDArray[np.int64]
 @dataclass(frozen=True)
 class Phases:
     """What one replica did. One entry a row of `steps`: from `start_s` to `end_s` it computed `prefill` prompt tokens an
-    iteration beside `decodes` decoding requests, whose gaps between tokens ran straight from `first_gap_s` to
-    `last_gap_s` (nan if nobody was decoding). `waiting` and `inside` are counts of requests from an instant on.
+    iteration beside `decodes` decoding requests. `first_gap_s` is the gap before the token of its first iteration, which is
+    over at `first_end_s`; those after it run straight from `second_gap_s` to `last_gap_s` (nan if nobody was decoding, all
+    the same if there was one iteration). `waiting` and `inside` are counts of requests from an instant on.
     """
 
     start_s: Floats
     end_s: Floats
     prefill: Counts
     decodes: Counts
+    first_end_s: Floats
     first_gap_s: Floats
+    second_gap_s: Floats
     last_gap_s: Floats
     waiting_at_s: Floats
     waiting: Counts
@@ -57,6 +60,7 @@ def phases(log: RunLog, replica: int = 0) -> Phases:
         raise InputError(f"nothing ran on replica {replica}; there is nothing to draw")
     origin = int(requests["arrival_ns"].min())
     start, end = _seconds(steps["start_ns"], origin), _seconds(steps["end_ns"], origin)
+    first_end = _seconds(Iterations(steps).first_end_ns, origin)
     gaps = _gaps(steps, spans)
     mine = _routed_here(log, replica)
     waits = _waits(mine, steps, spans)
@@ -66,7 +70,17 @@ def phases(log: RunLog, replica: int = 0) -> Phases:
     arrival = _seconds(mine["arrival_ns"], origin)
     counts = (steps["prefill"].astype(np.int64), steps["decodes"].astype(np.int64))
     return Phases(
-        start, end, *counts, *gaps, waiting_at, waiting, inside_at, inside, arrival, mine["prompt"].astype(np.int64)
+        start,
+        end,
+        *counts,
+        first_end,
+        *gaps,
+        waiting_at,
+        waiting,
+        inside_at,
+        inside,
+        arrival,
+        mine["prompt"].astype(np.int64),
     )
 
 
@@ -94,21 +108,23 @@ def _seconds(ns: NDArray[Any], origin: int) -> Floats:
     return at
 
 
-def _gaps(steps: NDArray[Any], spans: NDArray[Any]) -> tuple[Floats, Floats]:
-    """The gap before the first token of each row and before its last, seconds; nan where nobody decodes.
+def _gaps(steps: NDArray[Any], spans: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+    """The gap before the first token of each row, before its second and before its last, seconds; nan where nobody decodes.
 
     Of those who were decoding before, if there are any: an iteration that left them out counts into their gap. Where several
     cohorts decode, the longest.
     """
-    first, last = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
+    first, second, last = (np.full(len(steps), np.nan) for _ in range(3))
     for iterations, mine in by_cohort(steps, spans):
         rows, n = iterations.rows, iterations.steps[iterations.rows]
         _, veterans = decoding(iterations, spans[mine])
         between = iterations.first_end_ns[rows] - np.concatenate([[0], iterations.end_ns[rows[:-1]]])[: len(rows)]
         begin = np.where(veterans > 0, between, iterations.first_ns[rows])
+        body = iterations.first_ns[rows] + iterations.slope[rows]
         end = np.where(n > 1, iterations.first_ns[rows] + iterations.slope[rows] * (n - 1), begin)
         first[rows], last[rows] = np.fmax(first[rows], begin), np.fmax(last[rows], end)
-    return first / NS_PER_S, last / NS_PER_S
+        second[rows] = np.fmax(second[rows], np.where(n > 1, body, begin))
+    return first / NS_PER_S, second / NS_PER_S, last / NS_PER_S
 
 
 def _routed_here(log: RunLog, replica: int) -> NDArray[Any]:
