@@ -106,8 +106,10 @@ class InstanceControl:
         lane.run = None
         state, ledger = self.state, self._ledger
         state.last = plan = run.plan
-        pieces = event.pieces
-        steps = pieces[0][2] if len(pieces) == 1 else sum(piece[2] for piece in pieces)
+        try:
+            ((_, _, steps),) = event.pieces
+        except ValueError:
+            steps = sum(piece[2] for piece in event.pieces)
         for cohort in lane.cohorts:
             if run.repeat != 1:
                 ledger.free -= cohort.growth(steps)
@@ -118,7 +120,11 @@ class InstanceControl:
             resident.computed += chunk.tokens * steps
             if chunk.joins is not None:
                 del state.prefilling[chunk.request]
-                (state.cohorts.get(chunk.joins) or state.open(chunk.joins)).join(resident)
+                try:
+                    cohort = state.cohorts[chunk.joins]
+                except KeyError:
+                    cohort = state.open(chunk.joins)
+                cohort.join(resident)
         out: list[Action] = []
         if event.ended:
             for request in event.ended:

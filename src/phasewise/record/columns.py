@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from phasewise.core.action import Action, Ended, Forget, Outcome, Regroup, Run
 from phasewise.core.event import Arrived, StepDone
+from phasewise.core.request import Request
 from phasewise.core.spec import RequestClass
 from phasewise.core.step import Piece, total_ns
 
@@ -83,28 +84,38 @@ _STEP = struct.Struct("<qqdiiiQhB").pack
 _SPAN = struct.Struct("<iiiiiiBB").pack
 
 
+class Index(dict[str, int]):
+    """Which cohort of a replica a name stands for, counted by first mention."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = len(self)
+        return self[name]
+
+
 class ClusterColumns:
     """Folds the cluster room's log into `requests`. `classes` are the header's; a class not among them counts as none."""
 
     def __init__(self, classes: Sequence[RequestClass] = ()) -> None:
         self._rows = bytearray()
-        self._kinds = {"": 0, **{c.name: i for i, c in enumerate(classes, start=1)}}
-        self._open: dict[int, tuple[int, int, int]] = {}
+        self._kinds = {c.name: i for i, c in enumerate(classes, start=1)}
+        self._open: dict[int, Request] = {}
 
     def fold(self, records: Iterable[Record]) -> None:
         for at_ns, event, actions in records:
             if type(event) is Arrived:
-                request = event.request
-                kind = self._kinds.get(request.kind, 0)
-                self._open[request.id] = (request.arrival_ns, request.prompt_tokens, kind)
+                self._open[event.request.id] = event.request
             for action in actions:
                 if type(action) is Ended:
-                    arrival, prompt, kind = self._open.pop(action.request)
-                    self._rows += _REQUEST(action.request, arrival, at_ns, prompt, action.tokens, action.outcome, kind)
+                    request = self._open.pop(action.request)
+                    self._rows += self._row(request, at_ns, action.tokens, action.outcome)
+
+    def _row(self, request: Request, end_ns: int, tokens: int, outcome: Outcome) -> bytes:
+        kind = self._kinds.get(request.kind, 0) if request.kind else 0
+        return _REQUEST(request.id, request.arrival_ns, end_ns, request.prompt_tokens, tokens, outcome, kind)
 
     def table(self) -> NDArray[Any]:
         """The rows so far, sorted by request; those not over yet are INSIDE."""
-        inside = b"".join(_REQUEST(r, a, -1, p, 0, Outcome.INSIDE, k) for r, (a, p, k) in self._open.items())
+        inside = b"".join(self._row(request, -1, 0, Outcome.INSIDE) for request in self._open.values())
         rows = np.frombuffer(bytes(self._rows) + inside, REQUESTS)
         return rows[np.argsort(rows["request"], kind="stable")]
 
@@ -119,7 +130,7 @@ class InstanceColumns:
         self._runs: dict[int, tuple[int, Run]] = {}
         # request -> [row of the first chunk, tokens cached before it, row of the first token, cohort]
         self._stays: dict[int, tuple[int, int, int, int]] = {}
-        self._index: dict[str, int] = {}
+        self._index = Index()
         self._bits: dict[tuple[str, ...], int] = {}
 
     def fold(self, records: Iterable[Record]) -> None:
@@ -133,11 +144,13 @@ class InstanceColumns:
             if type(event) is StepDone:
                 lane = event.lane
                 start, run = runs[lane]
-                pieces = event.pieces
                 first_row = row
-                if len(pieces) > 1:
-                    start = self._all_but_last(start, run, pieces)
-                    row += len(pieces) - 1
+                try:
+                    ((_, slope, steps),) = event.pieces
+                except ValueError:
+                    start = self._all_but_last(start, run, event.pieces)
+                    row += len(event.pieces) - 1
+                    _, slope, steps = event.pieces[-1]
                 prefill = 0
                 plan = run.plan
                 if plan.cohorts is not named:
@@ -150,16 +163,13 @@ class InstanceColumns:
                         prefill += chunk.tokens
                         if chunk.joins is not None:
                             stay = stays.get(request)
-                            cohort = index.get(chunk.joins, -1)
-                            if cohort < 0:
-                                cohort = self._index_of(chunk.joins)
+                            cohort = index[chunk.joins]
                             if stay is None:
                                 stays[request] = (first_row, chunk.start, row, cohort)
                             else:
                                 stays[request] = (stay[0], stay[1], row, cohort)
                         elif request not in stays:
                             stays[request] = (first_row, chunk.start, -1, 0)
-                _, slope, steps = pieces[-1]
                 rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, bits, lane, plan.forced)
                 if event.ended:
                     for request in event.ended:
@@ -177,7 +187,7 @@ class InstanceColumns:
                 elif kind is Regroup:
                     for request, name in action.moves:  # type: ignore[union-attr]
                         spans += self._cut(request, row, MOVED)
-                        stays[request] = (row, 0, _CONTINUES, self._index_of(name))
+                        stays[request] = (row, 0, _CONTINUES, self._index[name])
                 elif kind is Forget:
                     spans += self._cut(action.request, row, CANCELLED)  # type: ignore[union-attr, arg-type]
         self._row = row
@@ -206,14 +216,10 @@ class InstanceColumns:
                 spans["last"][i] = int(decoded[over[i]]) if spans["tokens"][i] else -1
         return steps, _chain(spans, chained)
 
-    def _index_of(self, cohort: str) -> int:
-        """Which cohort of this replica it is, counted by first mention."""
-        return self._index.setdefault(cohort, len(self._index))
-
     def _bits_of(self, cohorts: tuple[str, ...]) -> int:
         found = self._bits.get(cohorts)
         if found is None:
-            found = self._bits[cohorts] = sum(1 << self._index_of(name) for name in cohorts)
+            found = self._bits[cohorts] = sum(1 << self._index[name] for name in cohorts)
         return found
 
     def _all_but_last(self, start: int, run: Run, pieces: tuple[Piece, ...]) -> int:

@@ -96,14 +96,14 @@ class Iterations:
         return upto
 
 
-Part = tuple[Iterations, NDArray[np.int64]]
+Part = tuple[Iterations, NDArray[np.int64] | slice]
 
 
 def by_cohort(steps: NDArray[Any], spans: NDArray[Any]) -> list[Part]:
     """The iterations of each cohort of a replica, and which spans are its own."""
     used = int(np.bitwise_or.reduce(steps["cohorts"], initial=0))
     if not used & (used - 1):
-        return [(Iterations(steps), np.arange(len(spans)))]
+        return [(Iterations(steps), slice(None))]
     parts: list[Part] = []
     for cohort in np.unique(spans["cohort"]).tolist():
         mine = np.flatnonzero(spans["cohort"] == cohort)
@@ -125,9 +125,16 @@ def _since(spans: NDArray[Any]) -> NDArray[np.int64]:
 
 def decoding(it: Iterations, spans: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """In each row with decodes, how many of these spans decode, and how many of them did so in an earlier one already."""
-    several = spans[spans["tokens"] > 1 - continues(spans)]
-    joining = np.bincount(it.next_row(_since(several)), minlength=len(it.rows) + 1)
-    leaving = np.bincount(it.next_row(several["last"]), minlength=len(it.rows) + 1)
+    some = spans["tokens"] > 1 - continues(spans)
+    return _decoding(it, it.next_row(_since(spans)[some]), spans["last"][some])
+
+
+def _decoding(
+    it: Iterations, joined: NDArray[np.int64], last: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`decoding` of spans that have a gap: each begins to decode in the row `joined` of those with decodes."""
+    joining = np.bincount(joined, minlength=len(it.rows) + 1)
+    leaving = np.bincount(it.next_row(last), minlength=len(it.rows) + 1)
     residents = np.cumsum(joining - leaving)[: len(it.rows)]
     return residents, residents - joining[: len(it.rows)]
 
@@ -140,10 +147,10 @@ def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
     row weighs as many as it has of them.
     """
     rows = it.rows
-    fresh = spans[spans["tokens"] > 1 - continues(spans)]
-    joined = it.next_row(_since(fresh))
-    residents, veterans = decoding(it, spans)
-    first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[fresh["first_token"]]
+    some = spans["tokens"] > 1 - continues(spans)
+    joined = it.next_row(_since(spans)[some])
+    residents, veterans = _decoding(it, joined, spans["last"][some])
+    first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[spans["first_token"][some]]
     # The first row with decodes has no veterans, so it matters not that its gap reaches back to nothing.
     kept = np.flatnonzero(veterans)
     between = it.first_end_ns[rows[kept]] - it.end_ns[rows[kept - 1]]

@@ -84,11 +84,13 @@ class ModelledExecutor:
             assert steps is not None, "a plan without end in which nobody decodes"
         time = self._pieces
         pieces = time(plan.chunks, action.decodes, action.context, steps)
-        spent, slope_ns, n = pieces[0]
-        if n > 1:
-            spent = n * spent + slope_ns * (n * (n - 1) // 2)
-        if n != steps:
+        try:
+            ((spent, slope_ns, n),) = pieces
+        except ValueError:
             spent = sum(total_ns(piece, piece[2]) for piece in pieces)
+        else:
+            if n > 1:
+                spent = n * spent + slope_ns * (n * (n - 1) // 2)
         now = self._clock.now_ns
         lane = self.lanes[plan.lane]
         lane.carry = carry = lane.rest if lane.end_ns == now else 0.0
