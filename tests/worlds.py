@@ -193,7 +193,7 @@ TYPES = {
     "code": {"prompt": 30, "output": 10, "rate": 1.0, "threshold": 1},
 }
 BOOKED = {
-    "chat": {"prompt": 20, "output": 8, "rate": 2.0},
+    "chat": {"prompt": 20, "output": 8, "rate": 2.0, "threshold": 3},
     "code": {"prompt": 30, "output": 3, "rate": 1.0},
 }
 
