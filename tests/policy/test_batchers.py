@@ -20,7 +20,6 @@ from phasewise.sim.simulate import simulate
 from worlds import ARMS, ConstantLatency, Row, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
 
-
 def toy(name: str, rows: list[Row], gone: dict[int, int] | None = None, **world: Any) -> RunLog:
     return simulate(toy_resolved(name, **world), workload(rows, gone), physics=lambda i: ToyLatency())
 
@@ -259,7 +258,9 @@ def test_plan_changes_nothing_and_says_the_same_twice(arm: str, data: st.DataObj
         before = snapshot(state)
         found = plain(self, state, now_ns)
         assert snapshot(state) == before
-        assert plain(self, state, now_ns + later_ns) == found, "a plan that depends on the clock, or on having been asked"
+        assert plain(self, state, now_ns + later_ns) == found, (
+            "a plan that depends on the clock, or on having been asked"
+        )
         assert all(len(set(p.preempt)) == len(p.preempt) for p in found if isinstance(p, StepPlan))
         return found
 

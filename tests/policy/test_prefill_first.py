@@ -118,7 +118,7 @@ def test_vllm_v0_never_mixes_and_keeps_to_its_order(found: tuple[RunLog, int]) -
 
 
 def test_the_batchers_of_the_picture_stand_in_its_order() -> None:
-    """One load above what Orca carries, four rules (Sarathi-Serve, section 3): static has the best P99 TBT and the least throughput."""
+    """One load above what Orca carries (Sarathi-Serve, section 3): static has the best P99 TBT and the least throughput."""
     tbt, tokens = {}, {}
     for name in ("static", "orca", "vllm-v0", "sarathi"):
         params = {"max_seqs": 32} if name == "static" else {}
