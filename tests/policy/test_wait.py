@@ -278,6 +278,8 @@ def test_an_unknown_class_is_named_with_the_types() -> None:
     hand = Hand(Wait(types=TYPES))
     with pytest.raises(InputError, match="request 0 is of class 'chta'; batcher wait has types chat, code"):
         hand.submit(0, 4, kind="chta")
+    with pytest.raises(InputError, match="request 0 names no class; batcher wait has types chat, code"):
+        Hand(Wait(types=TYPES)).submit(0, 4)
 
 
 def test_a_booked_leap_stops_where_somebody_may_become_late() -> None:

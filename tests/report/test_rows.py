@@ -120,3 +120,15 @@ def test_side_by_side_is_a_cell_a_run() -> None:
     assert "rejected" not in rows
     for i, (_, log) in enumerate(runs):
         assert rows["TTFT p99"].cells[i] == number(log.summary["ttft_s"]["p99"] * 1e3)
+
+
+def test_what_is_held_back_and_what_was_forced_is_said() -> None:
+    """Three requests and a threshold of two: the third never starts, unless a longest wait makes it."""
+    for max_wait_s, ends, forced in ((None, "3 arrived · 1 completed · 2 still inside", 0), (1e-4, "3 arrived · 3 completed", 1)):
+        resolved = toy_resolved("wait", {"threshold": 2, "max_wait_s": max_wait_s})
+        log = simulate(resolved, workload(ROWS), physics=lambda i: ToyLatency())
+        told = dict(counts(log))
+        assert ends in told["requests"]
+        assert ("forced" in told["simulated"]) is bool(forced)
+        if forced:
+            assert told["simulated"].endswith(f" · {log.summary['forced']} forced")

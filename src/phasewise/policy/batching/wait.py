@@ -132,10 +132,9 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.types:
             return ALL
         if resident.request.kind not in self.types:
-            known = ", ".join(self.types)
-            raise InputError(
-                f"request {resident.id} is of class '{resident.request.kind}'; batcher wait has types {known}"
-            )
+            kind = resident.request.kind
+            what = f"is of class '{kind}'" if kind else "names no class"
+            raise InputError(f"request {resident.id} {what}; batcher wait has types {', '.join(self.types)}")
         return resident.request.kind
 
     def _queued(self, state: InstanceState) -> dict[str, list[Resident]]:
