@@ -148,6 +148,20 @@ def test_nested_wait_schedules_as_published(
         assert all(count <= stage[int(name) - 1] for (name, _), count in at.items())
 
 
+@given(rows=random_rows(most=7, output=16, gap_ns=20 * STEP_NS), wait_ns=st.integers(500, 40_000))
+@settings(max_examples=60, deadline=None)
+def test_nobody_waits_longer_than_the_longest_wait_and_a_step(rows: list[Row], wait_ns: int) -> None:
+    """Too few ever come for a threshold, so that every plan is forced."""
+    params = {"boundaries": [3, 9], "thresholds": [8, 8, 8], "max_wait_s": wait_ns / 1e9}
+    resolved = toy_resolved("nested-wait", params, blocks=4_000, block_tokens=1)
+    run = simulate(resolved, workload(rows), physics=lambda i: ConstantLatency(STEP_NS))
+    assert run.summary["completed"] == len(rows)
+    assert run.summary["forced"] == run.summary["iterations"]
+    for told in requests(run).values():
+        assert told.first_chunk_ns is not None
+        assert told.first_chunk_ns - told.arrival_ns <= wait_ns + STEP_NS
+
+
 def test_limits_by_hand() -> None:
     """Stages 4, 6, 21; weights 4, 4.8, 10.5; of 60: caps 12.4, 14.9, 32.6, so 4, 3 and 2 in each stage."""
     policy = NestedWait(boundaries=(3, 9), survival=(1.0, 0.8, 0.5), longest=30, total_limit=60)
@@ -201,6 +215,7 @@ def test_a_ready_first_segment_without_room_waits_its_longest_and_then_all_move(
         ({"boundaries": [3, 9], "thresholds": [1, 2]}, "3 segments need 3 thresholds, not 2"),
         ({"boundaries": [3, 9]}, "3 segments need 3 shares of survival"),
         ({"boundaries": [3], "survival": [0.5, 0.6]}, "do not rise"),
+        ({"boundaries": list(range(1, 63)), "thresholds": [1] * 63}, "63 segments; give at most 62"),
         ({"boundaries": [3], "survival": [1, 0.6], "longest": 3}, "above the last boundary"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoded import steps
+from decoded import requests, steps
 from hands import Hand
 from phasewise.core.action import WakeAt
 from phasewise.core.errors import InputError
@@ -111,6 +111,19 @@ def test_wait_schedules_as_published(rule: str, rows: list[Row], n: dict[str, in
         for _, prompts, decodes, _ in wanted:
             held = Counter(kinds[r] for r in [*prompts, *decodes])
             assert all(held[k] <= share[k] for k in share)
+
+
+@given(rows=random_rows(most=7, output=8, gap_ns=20 * STEP_NS), wait_ns=st.integers(500, 40_000))
+@settings(max_examples=60, deadline=None)
+def test_nobody_waits_longer_than_the_longest_wait_and_a_step(rows: list[Row], wait_ns: int) -> None:
+    """Too few ever come for the threshold, so that every plan is forced."""
+    world = toy_resolved("wait", {"threshold": 8, "max_wait_s": wait_ns / 1e9}, blocks=4_000, block_tokens=1)
+    run = simulate(world, workload(rows), physics=lambda i: ConstantLatency(STEP_NS))
+    assert run.summary["completed"] == len(rows)
+    assert run.summary["forced"] == run.summary["iterations"]
+    for told in requests(run).values():
+        assert told.first_chunk_ns is not None
+        assert told.first_chunk_ns - told.arrival_ns <= wait_ns + STEP_NS
 
 
 # Memory -------------------------------------------------------------------------------------------------------------------
@@ -297,6 +310,12 @@ def test_a_booked_leap_stops_where_somebody_may_become_late() -> None:
 def test_rules_that_need_rates_say_so(params: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="types are missing"):
         build("batcher", PolicySpec("wait", params))
+
+
+def test_there_are_as_many_types_as_cohorts_but_one() -> None:
+    many = {f"t{i}": Kind(20, 9, 1.0) for i in range(64)}
+    with pytest.raises(InputError, match="64 types; give at most 63"):
+        build("batcher", PolicySpec("wait", {"types": many}))
 
 
 def test_thresholds_come_from_the_type_the_model_or_the_default() -> None:

@@ -7,6 +7,9 @@ has arrived for so long, set everybody moving. Plans that only it made are marke
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
 
 from phasewise.core.action import WakeAt
 from phasewise.core.resident import Cohort, Resident
@@ -16,6 +19,8 @@ from phasewise.core.view import InstanceState
 from phasewise.policy.batching.budget import Budget
 
 NO_LIMIT = 1 << 40
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+"""A longest wait."""
 Admitted = Iterable[tuple[Resident, str]]
 """Requests of the queue to admit, in order, each with the cohort that it will decode in."""
 
