@@ -1,7 +1,8 @@
 """Batches of some cohorts, when others stand still: the step that WAIT and Nested WAIT share, and their longest wait.
 
 The longest wait is ours and not of the papers: a request that has waited so long, or residents that stand still when nothing
-has arrived for so long, set everybody moving. Plans that only it made are marked `forced`, and counted.
+has arrived for so long, set everybody moving. Plans that only it made are marked `forced`, and counted. One that was preempted
+has waited since it arrived.
 """
 
 from __future__ import annotations
