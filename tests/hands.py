@@ -80,13 +80,18 @@ class Hand:
     def answer(self, event: Any) -> list[Action]:
         """What the room does about an event; where it asks to be woken at this instant, what it does then."""
         actions = self.room.handlers[type(event)](event, self.now_ns)
-        if actions and isinstance(actions[-1], WakeAt):
-            assert actions.pop() == WakeAt(self.now_ns)
+        if actions and actions[-1] == WakeAt(self.now_ns):
+            actions.pop()
             actions += self.room.handlers[Woken](Woken(), self.now_ns)
         return actions
 
-    def submit(self, request: int, prompt: int, epoch: int = 0) -> list[Action]:
-        return self.take(Submit(0, Request(request, self.now_ns, prompt), epoch))
+    def submit(self, request: int, prompt: int, epoch: int = 0, kind: str = "") -> list[Action]:
+        return self.take(Submit(0, Request(request, self.now_ns, prompt, kind=kind), epoch))
+
+    def wake(self, at_ns: int) -> list[Action]:
+        """The instant of an alarm has come."""
+        self.now_ns = at_ns - 10
+        return self.take(Woken())
 
     def cancel(self, request: int, epoch: int = 0) -> list[Action]:
         return self.take(Cancel(0, request, epoch))

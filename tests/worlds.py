@@ -186,8 +186,8 @@ def classed(rows: Sequence[Row], kinds: Sequence[str], gone: Mapping[int, int] |
 
 
 def mixed(rows: Sequence[Row], gone: Mapping[int, int] | None = None) -> Classed:
-    """A workload of two classes, `chat` and `code`, dealt out by a rule that follows neither lengths nor arrivals."""
-    return classed(rows, [("chat", "chat", "code")[i * i % 3] for i in range(len(rows))], gone)
+    """A workload of two classes, `chat` and, every third, `code`."""
+    return classed(rows, [("chat", "chat", "code")[i % 3] for i in range(len(rows))], gone)
 
 
 TYPES = {
@@ -195,7 +195,7 @@ TYPES = {
     "code": {"prompt": 30, "output": 10, "rate": 1.0, "threshold": 1},
 }
 BOOKED = {
-    "chat": {"prompt": 20, "output": 8, "rate": 2.0},
+    "chat": {"prompt": 20, "output": 8, "rate": 2.0, "threshold": 3},
     "code": {"prompt": 30, "output": 3, "rate": 1.0},
 }
 
@@ -232,7 +232,3 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "nested-wait by limit, late": ("nested-wait", {**_NESTED, "max_wait_s": 30e-6}),
 }
 """Every batcher, with its variants, for the laws: name and parameters. They run on `mixed` workloads."""
-
-HOLDS_BACK = frozenset(arm for arm, (name, _) in ARMS.items() if name in ("wait", "nested-wait"))
-MAY_STRAND = frozenset(arm for arm in HOLDS_BACK if "late" not in arm)
-"""By the published rule these may hold requests back for ever, when no more arrive."""

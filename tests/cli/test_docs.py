@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
+from phasewise.control.deployment import deployment_from
 from phasewise.control.latency import read_latency
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
 from phasewise.core.step import Chunk
@@ -20,6 +22,7 @@ from phasewise.perf.hardware import device
 from phasewise.policy import catalog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
+from worlds import classed
 
 DOCS = Path(__file__).parents[2] / "docs" / "guide"
 
@@ -36,6 +39,17 @@ def test_the_batcher_of_the_guide_serves(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(catalog.PAPERS, ("batcher", "small"), (names["Small"], "the guide"))
     deployment = Deployment("Llama-3.1-8B", (ReplicaSpec("h100"),), PolicySpec("small", {"token_budget": 300}))
     assert simulate(deployment, load("azure-conv", requests=100)).summary["completed"] == 100
+
+
+def test_the_types_of_the_guide_serve() -> None:
+    text = "model: Llama-3.1-8B\nreplicas: [{device: h100}]\n" + blocks("policies.md", "yaml")[0]
+    deployment = deployment_from(yaml.safe_load(text))
+    rows = [(i * 50_000_000, 512, 20 + 30 * (i % 3 == 0)) for i in range(300)]
+    found = simulate(deployment, classed(rows, ["code" if i % 3 == 0 else "chat" for i in range(300)]))
+    assert found.summary["completed"] > 150
+    assert found.summary["forced"] == found.summary["preemptions"] == 0
+    types = found.header.resolved.deployment.batcher.params["types"]
+    assert (types["chat"]["threshold"], types["code"]["threshold"]) == (1, 8)
 
 
 def test_the_latency_file_of_the_guide_is_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Golden logs: three tiny deployments, byte for byte. A difference is a change of behaviour, or of the format: look at it.
+"""Golden logs: tiny deployments, byte for byte. A difference is a change of behaviour, or of the format: look at it.
 
 `PHASEWISE_GOLDEN=write pytest tests/golden` writes them anew; say in the change log why they changed.
 """
@@ -16,7 +16,7 @@ from phasewise.record.runlog import HEADER, RunLog, frames
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
 from phasewise.workload.workload import Workload
-from worlds import ToyLatency, toy_resolved, workload
+from worlds import TYPES, ToyLatency, mixed, toy_resolved, workload
 
 HERE = Path(__file__).parent
 ROWS = [(i * i * 2_500, 7 + (11 * i) % 41, 1 + (17 * i) % 37) for i in range(16)]
@@ -33,6 +33,16 @@ WORLDS: dict[str, tuple[Resolved, Workload]] = {
     ),
     "sarathi": (
         toy_resolved("sarathi", {"max_seqs": 4, "token_budget": 24}, (12, 20), 8, replicas=2, wire_s=2e-6),
+        workload(ROWS, GONE),
+    ),
+    "orca": (toy_resolved("orca", {"max_seqs": 3}, blocks=24, block_tokens=8, max_context=80), workload(ROWS, GONE)),
+    "vllm-v0": (toy_resolved("vllm-v0", {"max_seqs": 5, "token_budget": 60}, 14, 8), workload(ROWS, GONE)),
+    "wait": (
+        toy_resolved("wait", {"types": TYPES, "max_seqs": 9, "max_wait_s": 60e-6}, 20, 8),
+        mixed(ROWS, GONE),
+    ),
+    "nested-wait": (
+        toy_resolved("nested-wait", {"boundaries": [4, 12], "thresholds": [2, 2, 1], "max_wait_s": 60e-6}, 20, 8),
         workload(ROWS, GONE),
     ),
 }

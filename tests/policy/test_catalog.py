@@ -74,10 +74,16 @@ def test_an_unknown_parameter_names_the_nearest() -> None:
         ("sarathi", {"watermark": -0.1}),
         ("sarathi", {"watermark": float("nan")}),
         ("static", {"max_seqs": []}),
+        ("wait", {"max_wait_s": 0}),
+        ("wait", {"max_wait_s": float("inf")}),
+        ("nested-wait", {"max_wait_s": float("nan")}),
+        ("nested-wait", {"boundaries": [0, 3]}),
+        ("nested-wait", {"boundaries": [3], "survival": [1.0, 0.0]}),
+        ("wait", {"rule": "neither"}),
     ],
 )
 def test_a_wrong_value_names_its_parameter(name: str, params: dict[str, Any]) -> None:
-    assert next(iter(params)) in wrong("batcher", name, params)
+    assert list(params)[-1] in wrong("batcher", name, params)
 
 
 def test_vllm_v1_budgets_at_least_a_token_a_sequence() -> None:

@@ -168,6 +168,50 @@ class SarathiTwin(Twin):
         return work, preempted
 
 
+class OrcaTwin(Twin):
+    """Everybody decodes; whole prompts join while the longest context fits and a seat is free."""
+
+    def schedule(self) -> tuple[dict[Job, int], list[Job]]:
+        work = dict.fromkeys(self.running, 1)
+        most = 1 if self.budget else len(self.waiting)
+        while self.waiting and most and len(self.running) < self.seats:
+            if self.lacking(self.waiting[0], self.limit) > self.free:
+                break
+            job = self.waiting.popleft()
+            self.running.append(job)
+            self.take(job, self.limit)
+            work[job] = job.known
+            most -= 1
+        return work, []
+
+
+class FirstVllmTwin(Twin):
+    """Prompts alone while any fits, else one token for each; who finds no block puts off the last to have come."""
+
+    def schedule(self) -> tuple[dict[Job, int], list[Job]]:
+        work: dict[Job, int] = {}
+        while self.waiting and len(self.running) < self.seats:
+            job = self.waiting[0]
+            if self.lacking(job, job.known) > self.free - self.spare:
+                break
+            if work and sum(work.values()) + job.known > self.budget:
+                break
+            self.running.append(self.waiting.popleft())
+            self.take(job, job.known)
+            work[job] = job.known
+        if work:
+            return work, []
+        preempted: list[Job] = []
+        assert [(job.arrival, job.id) for job in self.running] == sorted((job.arrival, job.id) for job in self.running)
+        for job in list(self.running):
+            while job not in preempted and self.lacking(job, job.known) > self.free:
+                self.preempt_last(preempted)
+            if job not in preempted:
+                self.take(job, job.known)
+                work[job] = 1
+        return work, preempted
+
+
 def ours(
     name: str, rows: list[Row], blocks: int, size: int, params: dict[str, float], limit: int | None
 ) -> list[Iteration]:
@@ -223,12 +267,42 @@ def test_sarathi_schedules_as_algorithm_3(
     compare(ours("sarathi", rows, blocks, size, params, None), list(twin.run()))
 
 
+@given(rows=ROWS, size=st.sampled_from([1, 4, 7]), limit=st.integers(46, 60), data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_orca_schedules_as_pictured(rows: list[Row], size: int, limit: int, data: st.DataObject) -> None:
+    seats, one = data.draw(st.integers(1, 5)), data.draw(st.booleans())
+    blocks = data.draw(st.integers(-(-limit // size), 200 // size))
+    twin = OrcaTwin(rows, blocks, size, int(one), seats, limit, 0)
+    params = {"max_seqs": seats, "one_prefill": one}
+    compare(ours("orca", rows, blocks, size, params, limit), list(twin.run()))
+
+
+@given(
+    rows=ROWS,
+    size=st.sampled_from([1, 2, 4, 7]),
+    room=st.integers(60, 100),
+    seats=st.integers(1, 6),
+    budget=st.integers(1, 60),
+    watermark=st.sampled_from([0.0, 0.1, 0.2]),
+)
+@settings(max_examples=120, deadline=None)
+def test_vllm_v0_schedules_prompts_first(
+    rows: list[Row], size: int, room: int, seats: int, budget: int, watermark: float
+) -> None:
+    blocks = -(-room // size)
+    spare = int(watermark * blocks)
+    params = {"token_budget": budget, "max_seqs": seats, "watermark": watermark}
+    twin = FirstVllmTwin(rows, blocks, size, budget, seats, (blocks - spare) * size, spare)
+    compare(ours("vllm-v0", rows, blocks, size, params, None), list(twin.run()))
+
+
 def test_the_twins_see_pressure() -> None:
     """The comparison is worth something only if preemptions occur: here the workloads that it draws do preempt."""
     rows = [(i * 100, 20, 14) for i in range(6)]
     for name, params in (
         ("vllm-v1", {"token_budget": 12, "max_seqs": 6}),
         ("sarathi", {"token_budget": 12, "watermark": 0.0}),
+        ("vllm-v0", {"watermark": 0.0}),
     ):
         found = ours(name, rows, 30, 2, params, None)
         assert sum(len(preempt) for _, _, preempt in found) >= 2, name

@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoded import Told, requests, steps
+from phasewise.control.replay import replay
 from phasewise.core.action import Outcome
 from phasewise.core.spec import Slo
+from phasewise.policy import catalog
 from phasewise.record.header import Header
 from phasewise.record.metrics import Scored, joint_attainment, summary, token_deadlines
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
+from roving import Roving
 from worlds import ARMS, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
 SLO = Slo(ttft_s=40e-6, tpot_s=6e-6)
@@ -168,6 +171,24 @@ def worlds(draw: st.DrawFn) -> RunLog:
 @settings(max_examples=300, deadline=None)
 def test_every_score_is_what_its_definition_says(run: RunLog) -> None:
     compare(run)
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_cohorts_regrouped_at_random_are_scored_alike(data: st.DataObject) -> None:
+    """Several cohorts a step, some standing still, residents moved before leaps, and moved and preempted at once."""
+    rows = data.draw(random_rows(most=10, prompt=40, output=30, gap_ns=30_000))
+    gone = data.draw(st.one_of(st.just({}), random_gone(rows)))
+    size = data.draw(st.sampled_from([1, 4, 16]))
+    latency = ToyLatency(whole=data.draw(st.booleans()), split=data.draw(st.sampled_from([None, 3])))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(catalog.PAPERS, ("batcher", "roving"), (Roving, "test"))
+        resolved = toy_resolved(
+            "roving", {"seed": data.draw(st.integers(0, 1 << 20))}, max(5, 90 // size), size, slo=SLO
+        )
+        run = simulate(resolved, workload(rows, gone), physics=lambda i: latency)
+        compare(run)
+        assert replay(run) == run.summary["events"]
 
 
 def toy(rows: list[Any], gone: dict[int, int] | None = None, **world: Any) -> RunLog:

@@ -120,3 +120,18 @@ def test_side_by_side_is_a_cell_a_run() -> None:
     assert "rejected" not in rows
     for i, (_, log) in enumerate(runs):
         assert rows["TTFT p99"].cells[i] == number(log.summary["ttft_s"]["p99"] * 1e3)
+
+
+@pytest.mark.parametrize(
+    ("max_wait_s", "ends"),
+    [(None, "3 arrived · 1 completed · 2 still inside"), (1e-4, "3 arrived · 3 completed")],
+)
+def test_who_is_still_inside_and_what_was_forced_is_said(max_wait_s: float | None, ends: str) -> None:
+    """Three requests and a threshold of two: the third never starts, unless a longest wait makes it."""
+    resolved = toy_resolved("wait", {"threshold": 2, "max_wait_s": max_wait_s})
+    log = simulate(resolved, workload(ROWS), physics=lambda i: ToyLatency())
+    told = dict(counts(log))
+    assert told["requests"] == ends
+    forced = log.summary["forced"]
+    assert told["simulated"].endswith(f"preemptions · {forced} forced" if forced else "preemptions")
+    assert bool(forced) is (max_wait_s is not None)

@@ -9,7 +9,7 @@ from phasewise.core.kv import BlockLedger
 from phasewise.core.resident import Cohort, Resident
 from phasewise.core.step import ALL, StepPlan
 
-_MOST_COHORTS = 64  # a row of the log's columns has a bit for each
+MOST_COHORTS = 64  # a row of the log's columns has a bit for each
 
 
 class InstanceState:
@@ -48,8 +48,8 @@ class InstanceState:
 
     def open(self, name: str) -> Cohort:
         """A new cohort, for the first chunk that names it. PlanError beyond 64 of them."""
-        if len(self.cohorts) == _MOST_COHORTS:
-            raise PlanError(f"cohort '{name}' would be the {_MOST_COHORTS + 1}th; a replica keeps {_MOST_COHORTS}")
+        if len(self.cohorts) == MOST_COHORTS:
+            raise PlanError(f"cohort '{name}' would be the {MOST_COHORTS + 1}th; a replica keeps {MOST_COHORTS}")
         self.cohorts[name] = Cohort(name, self.ledger.block_tokens)
         return self.cohorts[name]
 

@@ -59,7 +59,15 @@ def _defaults(policy: type) -> dict[str, Any]:
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    """A parameter's default as a file would hold it; None where there is none."""
+    if field.required:
+        return None
+    return _as_written(field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory())
+
+
+def _as_written(value: Any) -> Any:
+    """Mappings, lists, texts and numbers: what comes back from a file or a log, so that both compare equal."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(value))
 
 
 def policies() -> list[PolicyInfo]:
@@ -116,7 +124,7 @@ def resolved(role: str, spec: PolicySpec, where: str | None = None) -> PolicySpe
     policy = build(role, spec, where)
     if not isinstance(policy, msgspec.Struct):
         return PolicySpec(spec.name)
-    return PolicySpec(spec.name, msgspec.to_builtins(policy))
+    return PolicySpec(spec.name, _as_written(policy))
 
 
 def _plain(text: str) -> str:

@@ -138,8 +138,8 @@ def _routed_here(log: RunLog, replica: int) -> NDArray[Any]:
 def _waits(mine: NDArray[Any], steps: NDArray[Any], spans: NDArray[Any]) -> Counts:
     """From when to when somebody waited, in ns: each request before its first chunk, and after each preemption.
 
-    The columns do not say when a request was preempted before its first token: it is taken to wait from the end of the
-    step of its first chunk.
+    The columns do not say when a request was preempted before its first token, or while it stood still: it is taken to wait
+    from the end of the step of its first chunk, or of its last token.
     """
     spans = spans[np.lexsort((spans["first_chunk"], spans["request"]))]
     begins = steps["start_ns"][spans["first_chunk"]]

@@ -59,6 +59,9 @@ def counts(log: RunLog) -> list[tuple[str, str]]:
         for name in ("completed", "rejected", "cancelled", "failed")
         if s[name] or name == "completed"
     ]
+    inside = s["requests"] - sum(s[name] for name in ("completed", "rejected", "cancelled", "failed"))
+    ends += [f"{inside:,} still inside"] if inside else []
+    forced = f" · {s['forced']:,} forced" if s["forced"] else ""
     throughput = number(s["throughput_tokens_per_s"])
     busy, batch = _load(log)
     rows = [
@@ -67,7 +70,7 @@ def counts(log: RunLog) -> list[tuple[str, str]]:
         ("throughput", f"{throughput} output tokens/s"),
         (
             "simulated",
-            f"{duration(s['simulated_s'])} · {s['iterations']:,} iterations · {s['preemptions']:,} preemptions",
+            f"{duration(s['simulated_s'])} · {s['iterations']:,} iterations · {s['preemptions']:,} preemptions{forced}",
         ),
         ("replicas busy", f"{share(busy)} of the time · {number(batch)} requests decoding together on average"),
     ]

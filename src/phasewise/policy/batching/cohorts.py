@@ -1,12 +1,16 @@
 """Batches of some cohorts, when others stand still: the step that WAIT and Nested WAIT share, and their longest wait.
 
 The longest wait is ours and not of the papers: a request that has waited so long, or residents that stand still when nothing
-has arrived for so long, set everybody moving. Plans that only it made are marked `forced`, and counted.
+has arrived for so long, set everybody moving. Plans that only it made are marked `forced`, and counted. One that was preempted
+has waited since it arrived.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
 
 from phasewise.core.action import WakeAt
 from phasewise.core.resident import Cohort, Resident
@@ -16,6 +20,8 @@ from phasewise.core.view import InstanceState
 from phasewise.policy.batching.budget import Budget
 
 NO_LIMIT = 1 << 40
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+"""A longest wait."""
 Admitted = Iterable[tuple[Resident, str]]
 """Requests of the queue to admit, in order, each with the cohort that it will decode in."""
 

@@ -23,12 +23,11 @@ import msgspec
 from phasewise.core.action import Regroup, WakeAt
 from phasewise.core.resident import Resident
 from phasewise.core.step import StepPlan
-from phasewise.core.view import InstanceState
-from phasewise.policy.batching.cohorts import is_late, prompts, wait
+from phasewise.core.view import MOST_COHORTS, InstanceState
+from phasewise.policy.batching.cohorts import Seconds, is_late, prompts, wait
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 GATE = "gate"
 """The cohort of those who wait at an entry. It is never planned."""
 
@@ -42,12 +41,15 @@ class NestedWait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     longest: Count = 1024
     total_limit: Count = 64
     max_seqs: Count = 128
-    max_wait_s: Positive | None = None
+    max_wait_s: Seconds | None = None
 
     def __post_init__(self) -> None:
         segments = len(self.boundaries) + 1
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError(f"boundaries {list(self.boundaries)} must rise")
+        # A cohort for each segment, the gate, and the one that every replica has.
+        if segments > MOST_COHORTS - 2:
+            raise ValueError(f"{segments} segments; give at most {MOST_COHORTS - 2}")
         if self.thresholds and len(self.thresholds) != segments:
             raise ValueError(f"{segments} segments need {segments} thresholds, not {len(self.thresholds)}")
         if self.thresholds:

@@ -22,8 +22,8 @@ from phasewise.core.action import WakeAt
 from phasewise.core.errors import InputError
 from phasewise.core.resident import Resident
 from phasewise.core.step import ALL, StepPlan
-from phasewise.core.view import InstanceState
-from phasewise.policy.batching.cohorts import decoding, is_late, step, wait
+from phasewise.core.view import MOST_COHORTS, InstanceState
+from phasewise.policy.batching.cohorts import Seconds, decoding, is_late, step, wait
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -90,9 +90,11 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step_model: StepModel | None = None
     total_limit: Count = 64
     max_seqs: Count = 128
-    max_wait_s: Positive | None = None
+    max_wait_s: Seconds | None = None
 
     def __post_init__(self) -> None:
+        if len(self.types) >= MOST_COHORTS:
+            raise ValueError(f"{len(self.types)} types; give at most {MOST_COHORTS - 1}")
         if not self.types and (self.rule == "booking" or self.step_model):
             raise ValueError("types are missing: the rule 'booking' and thresholds from a step model need their rates")
         if self.rule == "booking":
@@ -132,10 +134,9 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.types:
             return ALL
         if resident.request.kind not in self.types:
-            known = ", ".join(self.types)
-            raise InputError(
-                f"request {resident.id} is of class '{resident.request.kind}'; batcher wait has types {known}"
-            )
+            kind = resident.request.kind
+            what = f"is of class '{kind}'" if kind else "names no class"
+            raise InputError(f"request {resident.id} {what}; batcher wait has types {', '.join(self.types)}")
         return resident.request.kind
 
     def _queued(self, state: InstanceState) -> dict[str, list[Resident]]:
