@@ -1,10 +1,11 @@
 """How much can one device take, and what does it feel like? The batchers side by side: a table and three pictures in `demo/`.
 
-Run by `make demo`. It uses nothing but the public names of the package.
+Run by `make demo`; a number of requests may be given, for a quicker look. It uses nothing but the public names of the package.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import phasewise
 from phasewise.planner.pictures import draw
 from phasewise.report import side_by_side
 
-MODEL, DEVICE, WORKLOAD, REQUESTS = "meta-llama/Llama-3.1-8B", "h100", "azure-conv", 5_000
+MODEL, DEVICE, WORKLOAD = "meta-llama/Llama-3.1-8B", "h100", "azure-conv"
 RATE = 8.0
 OBJECTIVE = ("tbt=0.05@p99", "delay=2@p50")
 BATCHERS: tuple[tuple[str, dict[str, Any], str], ...] = (
@@ -38,14 +39,15 @@ FOLDER = Path("demo")
 def main() -> None:
     """Search, print, draw."""
     began = time.perf_counter()
-    print(f"{MODEL} on one {DEVICE}, {REQUESTS:,} chat requests ({WORKLOAD}), {len(BATCHERS)} batchers.")
+    requests = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
+    print(f"{MODEL} on one {DEVICE}, {requests:,} chat requests ({WORKLOAD}), {len(BATCHERS)} batchers.")
     print(f"Which rate can each take with {' and '.join(OBJECTIVE)} (seconds at a percentile)?\n")
     found = phasewise.compare(
         {name: deployment(name, params) for name, params, _ in BATCHERS},
         WORKLOAD,
         rate=RATE,
         objective=OBJECTIVE,
-        requests=REQUESTS,
+        requests=requests,
     )
     table(found)
     print()

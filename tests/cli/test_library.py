@@ -40,15 +40,16 @@ def test_nothing_fits_is_an_error_for_the_library_too() -> None:
 def test_the_demo(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "demo.py")],
+        [sys.executable, str(ROOT / "examples" / "demo.py"), "800"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert all("phasewise: warning:" in line for line in done.stderr.splitlines())
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"rates.png", "distributions.png", "phases.png"}
     for text in (
         "static",

@@ -18,7 +18,9 @@ from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Resolved
 from phasewise.policy.batching.sarathi import Sarathi
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
-from phasewise.workload.synth import LogNormal, Poisson, Synthetic, generate
+from phasewise.workload.arrivals import Poisson
+from phasewise.workload.lengths import LogNormal
+from phasewise.workload.synth import Synthetic, generate
 from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
 
 
