@@ -74,7 +74,7 @@ def deployment(name: str, params: dict[str, Any]) -> phasewise.Deployment:
 
 def table(found: phasewise.Comparison) -> None:
     """One column a batcher: the capacity and what bound it, then latencies at one rate for all."""
-    columns = [14, *(max(12, len(arm.name) + 2) for arm in found.arms)]
+    columns = [14, *(max(10, len(arm.name) + 2) for arm in found.arms)]
 
     def row(name: str, cells: list[str], note: str) -> None:
         print(
