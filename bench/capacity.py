@@ -26,11 +26,11 @@ from phasewise.report.rows import number, policy_text
 OBJECTIVE = ("tbt=0.05@p99", "delay=2@p50")
 BATCHERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("static", {}),
+    ("orca", {}),
+    ("vllm-v0", {}),
     ("vllm-v1", {"token_budget": 2048}),
-    ("vllm-v1", {"token_budget": 8192}),
-    ("sarathi", {"token_budget": 256}),
     ("sarathi", {"token_budget": 512}),
-    ("sarathi", {"token_budget": 1024}),
+    ("wait", {"threshold": 2, "max_wait_s": 0.1}),
 )
 
 
