@@ -34,7 +34,7 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     ends or the blocks are full). In each of them every chunk moves on by its `tokens`; a plan with a prompt's last chunk
     runs once. `closed` promises that no arrival can change this plan before a resident ends or the plan does, so that
     none need interrupt it. `forced` marks a plan that the policy's published rule would not have made yet: an addition of ours
-    (a longest wait) did, and the summary counts such plans.
+    (a longest wait) did, and the summary counts their iterations.
     """
 
     chunks: tuple[Chunk, ...] = ()

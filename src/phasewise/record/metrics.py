@@ -247,7 +247,7 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
         "tokens_out": tokens_out,
         "throughput_tokens_per_s": tokens_out / busy_s if busy_s > 0 else None,
         "preemptions": int((spans["left"] == PREEMPTED).sum()),
-        "forced": int(steps["forced"].sum()),
+        "forced": int((steps["forced"] * steps["steps"]).sum()),
         "ttft_s": distribution(scored.ttft_s),
         "tbt_s": scored.tbt_s,
         "tpot_s": distribution(scored.tpot_s),

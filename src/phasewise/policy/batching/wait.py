@@ -128,7 +128,9 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not late:
             return wait(state, self.max_wait_s)
         everybody = ((resident, name) for name in queued for resident in queued[name][: wanted[name]])
-        return step(state, decoding(state, state.cohorts), everybody, self.max_seqs, forced=True)
+        plans = step(state, decoding(state, state.cohorts), everybody, self.max_seqs, forced=True)
+        # Where nobody waits, only an arrival or an end changes anything.
+        return plans if state.waiting else tuple(map(_on, plans))
 
     def _type(self, resident: Resident) -> str:
         if not self.types:
@@ -166,7 +168,11 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         Not where somebody in the queue may become late meanwhile.
         """
-        [plan] = plans
-        if self.rule == "cohort" or plan.chunks or plan.preempt or (self.max_wait_s and state.waiting):
+        if self.rule == "cohort" or (self.max_wait_s and state.waiting):
             return plans
-        return (msgspec.structs.replace(plan, repeat=None),)
+        return tuple(map(_on, plans))
+
+
+def _on(plan: StepPlan) -> StepPlan:
+    """The same again and again, if it is of decodes alone and makes nobody leave."""
+    return plan if plan.chunks or plan.preempt else msgspec.structs.replace(plan, repeat=None)
