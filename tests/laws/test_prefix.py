@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from decoded import steps
 from phasewise.control.instance import InstanceControl
+from phasewise.control.replay import replay
 from phasewise.core.action import Action
 from phasewise.core.errors import PlanError
 from phasewise.core.prefix import PrefixLedger
@@ -192,3 +193,13 @@ def test_ids_of_units_that_are_no_whole_blocks_are_left_alone() -> None:
     rows = [(0, 24, 1), (10**9, 24, 1)]
     log = run(rows, [(1, 2, 3), (1, 2, 3)], blocks=64, block_tokens=16)
     assert log.summary["tokens_cached"] == 0
+
+
+@pytest.mark.parametrize("name", BATCHERS)
+@given(data=st.data())
+def test_a_log_replays_with_its_content(name: str, data: st.DataObject) -> None:
+    rows = data.draw(random_rows(most=12, prompt=60, output=20))
+    ids, gone = data.draw(families(rows)), data.draw(random_gone(rows))
+    params = {"max_seqs": 4, "token_budget": data.draw(st.integers(6, 40))}
+    log = run(rows, ids, name, gone, params=params, blocks=data.draw(st.integers(20, 40)), block_tokens=4)
+    assert replay(log) == log.events
