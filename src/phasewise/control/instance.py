@@ -170,29 +170,30 @@ class InstanceControl:
     def _ask(self, now_ns: int, out: list[Action]) -> list[Action]:
         """Ask the batcher what the free lanes should run, and apply it."""
         state = self.state
-        alone = self._alone
+        alone, lanes = self._alone, self._lanes
         if not alone:
-            state.free_lanes = tuple(i for i, lane in self._lanes.items() if lane.run is None)
+            state.free_lanes = tuple(i for i, lane in lanes.items() if lane.run is None)
         # A callable kept in an attribute is slow to call as a method, here and in the executor.
         planned = self._plan
         for plan in planned(state, now_ns):
-            lane = self._lanes.get(plan.lane)
-            if lane is None or lane.run is not None:
-                if isinstance(plan, WakeAt):
-                    self._set_alarm(plan, now_ns, out)
-                    continue
-                if isinstance(plan, Regroup):
-                    self._regroup(plan)
-                    out.append(plan)
-                    continue
-                raise PlanError(f"there is no lane {plan.lane}" if lane is None else f"lane {plan.lane} is not free")
+            try:
+                lane = lanes[plan.lane]
+            except KeyError:
+                self._beside(plan, now_ns, out)
+                continue
+            if lane.run is not None:
+                raise PlanError(f"lane {plan.lane} is not free")
             if not alone:
-                check_flights(plan, state, self._lanes.values())
+                check_flights(plan, state, lanes.values())
             if plan.preempt:
                 self._preempt(plan)
             if plan.chunks:
                 self._place(plan)
-            lane.cohorts = cohorts = self._groups.get(plan.cohorts) or state.group(plan.cohorts)
+            try:
+                cohorts = self._groups[plan.cohorts]
+            except KeyError:
+                cohorts = state.group(plan.cohorts)
+            lane.cohorts = cohorts
             decodes = context = 0
             for cohort in cohorts:
                 if not cohort.count:
@@ -206,6 +207,16 @@ class InstanceControl:
             self._runs += 1
             out.append(run)
         return out
+
+    def _beside(self, plan: StepPlan | Regroup | WakeAt, now_ns: int, out: list[Action]) -> None:
+        """Apply what a batcher plans beside steps."""
+        if isinstance(plan, StepPlan):
+            raise PlanError(f"there is no lane {plan.lane}")
+        if isinstance(plan, WakeAt):
+            self._set_alarm(plan, now_ns, out)
+        else:
+            self._regroup(plan)
+            out.append(plan)
 
     def _set_alarm(self, alarm: WakeAt, now_ns: int, out: list[Action]) -> None:
         """Pass on when the batcher wants to be asked again, once for each instant."""
