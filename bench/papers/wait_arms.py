@@ -20,7 +20,7 @@ from phasewise.workload.lengths import FixedLength, LogNormal
 from phasewise.workload.synth import ClassSpec, Mixture, Synthetic
 
 LONGEST = 499  # LMSYS-Chat-1M filtered to below 500 tokens
-NESTED_LIMITS = (24, 40, 60, 80, 100, 120)
+NESTED_LIMITS = (24, 60, 120)
 SEGMENTS = (1, 2, 3, 5, 10)
 LIMITS = (8, 16, 24, 40, 60, 80, 100, 120)  # the first three are ours
 
@@ -106,14 +106,18 @@ def lmsys_like() -> Synthetic:
 
 
 def nested(spec: Synthetic) -> list[Arm]:
-    """Segments that equally many answers end in, over the grid of limits; and one limit of 300 with the cap lifted."""
+    """Segments that equally many answers end in, over the grid of limits; and one limit of 300, beyond the cap.
+
+    The limit is what caps a batch here. Seats are plenty: those who stand at entries would take them all, for good.
+    """
     assert isinstance(spec.output, LogNormal)
     arms = []
     for segments in SEGMENTS:
         ends = NormalDist(math.log(spec.output.median or 0), spec.output.sigma)
         inner = [round(math.exp(ends.inv_cdf(k / segments))) for k in range(1, segments)]
         given = {"boundaries": inner, "survival": [1 - k / segments for k in range(segments)], "longest": LONGEST}
-        for limit, seats in (*((limit, CAP) for limit in NESTED_LIMITS), (300, 8 * CAP)):
-            label = f"Nested WAIT, {segments} segment{'s' * (segments > 1)}" + ", cap lifted" * (seats != CAP)
-            arms.append(Arm(label, "nested-wait", {**given, "total_limit": limit, "max_seqs": seats}, f"limit {limit}"))
+        for limit in (*NESTED_LIMITS, 300):
+            label = f"Nested WAIT, {segments} segment{'s' * (segments > 1)}" + ", beyond the cap" * (limit > CAP)
+            params = {**given, "total_limit": limit, "max_seqs": 8 * CAP}
+            arms.append(Arm(label, "nested-wait", params, f"limit {limit}"))
     return arms

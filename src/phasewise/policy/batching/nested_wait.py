@@ -10,11 +10,15 @@ later ones stand still.
 stages times `survival` (the share of requests that reach it), its threshold the cap over its stages, or what is left of the
 cap. The length of the last segment, for that share, is taken to be `longest` less the last boundary. The longest wait,
 `max_wait_s`, is ours and off by default (see `cohorts`).
+
+Those who stand at entries keep their seats of `max_seqs` as well, and the limit does not count them: where they take all
+seats before their thresholds are met nothing moves any more, unless there is a longest wait. Give more seats than the limit.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from itertools import islice, pairwise
 from typing import Annotated
 
@@ -99,7 +103,7 @@ class NestedWait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _after(self, generated: int) -> int:
         """The segment whose entry one stands at who has emitted so many tokens."""
-        return sum(boundary <= generated for boundary in self.boundaries)
+        return bisect_right(self.boundaries, generated)
 
     def _wanted(self, inside: list[int]) -> list[int]:
         """How many must wait at each entry for its segment to run, and are taken then."""
