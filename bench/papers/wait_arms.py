@@ -69,6 +69,15 @@ def booking(spec: Mixture, rate: float, limits: Sequence[int] = LIMITS) -> list[
     return [Arm("WAIT, booking", "wait", {**given, "total_limit": limit}, f"limit {limit}") for limit in limits]
 
 
+def within(spec: Mixture, rate: float, kv_tokens: int) -> list[Arm]:
+    """As many in service as the memory holds to their last tokens: nobody can be preempted. With waiting, and without."""
+    [kind] = types(spec, rate).values()
+    most = min(CAP, kv_tokens // (kind["prompt"] + kind["output"]))
+    [waits] = booking(spec, rate, (most,))
+    greedy_too = Arm(f"Sarathi-Serve, {most} in service", "sarathi", {"token_budget": 512, "max_seqs": most})
+    return [greedy_too, Arm("WAIT, booking, all fit", waits.batcher, waits.params, waits.setting)]
+
+
 def cohort(spec: Mixture, rate: float, model: StepModel) -> Arm:
     """The paper's rule with the fluid thresholds of `model`, or of 1 where it says that no thresholds are large enough."""
     kinds = types(spec, rate)
