@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from phasewise.policy.batching.nested_wait import NestedWait
 from phasewise.sim.simulate import simulate
 from worlds import ToyLatency, classed, toy_resolved, workload
 
@@ -18,11 +17,6 @@ def test_those_who_stand_at_entries_can_take_all_seats(seats: int, stands: bool)
     run = simulate(resolved, workload(rows), physics=lambda i: ToyLatency())
     assert (run.summary["completed"] < 100) == stands
     assert stands or run.summary["completed"] > 200
-
-
-def test_the_segment_of_a_count_of_tokens() -> None:
-    policy = NestedWait(boundaries=(3, 9), thresholds=(1, 1, 1))
-    assert [policy._after(generated) for generated in (1, 2, 3, 8, 9, 10, 99)] == [0, 0, 1, 1, 2, 2, 2]
 
 
 def test_booking_is_full_when_the_seats_are() -> None:

@@ -89,21 +89,20 @@ class NestedWait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _segments(self, state: InstanceState) -> tuple[list[list[Resident]], list[int]]:
         """Who waits at the entry of each segment (the first has the queue), and how many are inside each."""
-        entries: list[list[Resident]] = [[] for _ in range(len(self.boundaries) + 1)]
+        boundaries = self.boundaries
+        entries: list[list[Resident]] = [[] for _ in range(len(boundaries) + 1)]
         inside = [0] * len(entries)
+        names = [str(segment + 1) for segment in range(len(entries))]
         for resident in state.running.values():
             cohort = resident.cohort
             assert cohort is not None, "prompts are never cut"
-            segment = self._after(cohort.generated(resident))
-            if cohort.name == str(segment + 1):
+            # Who has emitted as many tokens as a boundary is in the segment after it.
+            segment = bisect_right(boundaries, cohort.generated(resident))
+            if cohort.name == names[segment]:
                 inside[segment] += 1
             else:
                 entries[segment].append(resident)
         return entries, inside
-
-    def _after(self, generated: int) -> int:
-        """The segment whose entry one stands at who has emitted so many tokens."""
-        return bisect_right(self.boundaries, generated)
 
     def _wanted(self, inside: list[int]) -> list[int]:
         """How many must wait at each entry for its segment to run, and are taken then."""
