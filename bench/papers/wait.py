@@ -85,7 +85,7 @@ def cells(r: Result, bound: float | None = None) -> list[str]:
     peak = f"{r.kv_peak:,.0f}" + (f" of M {bound:,.0f}" if bound else f" ({r.kv_peak / r.kv_tokens:.0%})")
     times = [f"{value:.3g}" for value in (r.mean_s, r.p99_s, r.ttft_s)]
     if not r.scored:
-        times = ["stands still", "–", "–"]
+        times = ["not scored", "–", "–"]
     restarts = f"{r.restarts:.1f}" if 0 < r.restarts < 10 else f"{r.restarts:,.0f}"
     return [*times, f"{r.tokens_per_s:,.0f}", restarts, peak, f"{r.inside:.0f}", f"{r.forced:.0f}"]
 
