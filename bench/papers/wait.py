@@ -1,4 +1,4 @@
-"""WAIT and Nested WAIT (arXiv 2504.11320): what is published beside what we measure. A few minutes on two cores.
+"""WAIT and Nested WAIT (arXiv 2504.11320): what is published beside what we measure. Under ten minutes on two cores.
 
     python bench/papers/wait.py [fit] [growth] [long] [decode] [losses] [nested]   (all without a name)
         [--requests-scale 1.0] [--seeds 2] [--jobs N] [--markdown]
