@@ -10,11 +10,15 @@ later ones stand still.
 stages times `survival` (the share of requests that reach it), its threshold the cap over its stages, or what is left of the
 cap. The length of the last segment, for that share, is taken to be `longest` less the last boundary. The longest wait,
 `max_wait_s`, is ours and off by default (see `cohorts`).
+
+Those who stand at entries keep their seats of `max_seqs` as well, and the limit does not count them: where they take all
+seats before their thresholds are met nothing moves any more, unless there is a longest wait. Give more seats than the limit.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from itertools import islice, pairwise
 from typing import Annotated
 
@@ -87,21 +91,20 @@ class NestedWait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _segments(self, state: InstanceState) -> tuple[list[list[Resident]], list[int]]:
         """Who waits at the entry of each segment (the first has the queue), and how many are inside each."""
-        entries: list[list[Resident]] = [[] for _ in range(len(self.boundaries) + 1)]
+        boundaries = self.boundaries
+        entries: list[list[Resident]] = [[] for _ in range(len(boundaries) + 1)]
         inside = [0] * len(entries)
+        names = [str(segment + 1) for segment in range(len(entries))]
         for resident in state.running.values():
             cohort = resident.cohort
             assert cohort is not None, "prompts are never cut"
-            segment = self._after(cohort.generated(resident))
-            if cohort.name == str(segment + 1):
+            # Who has emitted as many tokens as a boundary is in the segment after it.
+            segment = bisect_right(boundaries, cohort.generated(resident))
+            if cohort.name == names[segment]:
                 inside[segment] += 1
             else:
                 entries[segment].append(resident)
         return entries, inside
-
-    def _after(self, generated: int) -> int:
-        """The segment whose entry one stands at who has emitted so many tokens."""
-        return sum(boundary <= generated for boundary in self.boundaries)
 
     def _wanted(self, inside: list[int]) -> list[int]:
         """How many must wait at each entry for its segment to run, and are taken then."""

@@ -99,7 +99,7 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("types are missing: the rule 'booking' and thresholds from a step model need their rates")
         if self.rule == "booking":
             weight = sum(kind.rate * kind.stages for kind in self.types.values())
-            share = self.total_limit / weight
+            share = self.limit / weight
             found = {name: max(1, int(share * kind.rate)) for name, kind in self.types.items()}
         elif self.step_model is not None:
             found = fluid_thresholds(self.types, self.step_model)
@@ -112,6 +112,11 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def watermark(self) -> float:
         return 0.0
+
+    @property
+    def limit(self) -> int:
+        """Of requests in service; with fewer seats than that a share would never be full, and its residents stand still."""
+        return min(self.total_limit, self.max_seqs)
 
     def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan | WakeAt, ...]:
         queued = self._queued(state)
@@ -160,7 +165,7 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return self.threshold if not self.types else self.types[name].threshold or self.threshold
         kind, cohort = self.types[name], state.cohorts.get(name)
         weight = sum(other.rate * other.stages for other in self.types.values())
-        share = max(1, int(self.total_limit * kind.rate * kind.stages / weight))
+        share = max(1, int(self.limit * kind.rate * kind.stages / weight))
         return max(0, min(kind.threshold or 1, share - (cohort.count if cohort is not None else 0)))
 
     def _leap(self, plans: tuple[StepPlan, ...], state: InstanceState) -> tuple[StepPlan, ...]:
