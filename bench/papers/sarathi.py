@@ -37,6 +37,7 @@ from sarathi_runs import (
     budget_curves,
     cells,
     decode_s,
+    full_step_s,
     overheads,
     rate_of,
     ratio,
@@ -224,6 +225,10 @@ def main() -> None:
             out.print(chunking_table(chunks))
         if "table4" in chosen:
             out.print(table4(workers, given.draws))
+            for start in (0, 4096):
+                ours_s, peak_s = full_step_s(start)
+                what = f"an iteration of 1,024 prompt tokens after {start:,} others, beside 20 decodes"
+                out.print(f"Yi-34B: {what}, takes {ours_s:.3f} s; {peak_s:.3f} s at the data sheet's peak")
         if "why" in chosen:
             out.print(why_table(bench))
     if found or curves or chunks:

@@ -43,6 +43,16 @@ def test_chunking_costs_less_the_larger_the_chunk_and_nothing_in_one():
     assert more_ns == pytest.approx(8 * 0.001 * NS_PER_S)
 
 
+def test_a_full_iteration_at_the_peak_is_bound_by_its_products():
+    """Two operations a weight and token, but for the vocabulary's two matrices, of which one row each is read."""
+    spec = runs.arm(runs.YI, 16384, runs.sarathi(1024)).model
+    weights = spec.parameters - 2 * spec.vocab * spec.hidden
+    ours_s, peak_s = runs.full_step_s(0)
+    products_s = 2 * weights * 1044 / (2 * 312e12)
+    assert products_s < peak_s < 1.2 * products_s  # the rest: attention, all-reduce, norms
+    assert peak_s < ours_s < peak_s / 0.6
+
+
 @pytest.mark.parametrize("setting", [runs.MISTRAL, runs.YI], ids=lambda s: s.name)
 @pytest.mark.parametrize("data", list(runs.DATA))
 def test_capacity_under_the_strict_objective_has_the_published_order(setting, data):
