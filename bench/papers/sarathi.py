@@ -136,7 +136,7 @@ def why_table(bench: Bench) -> Table:
 
     def row(what: str, setting: Setting, data: str, slo: str, bench: Bench = bench, **options: Any) -> None:
         say(f"why: {what}, {setting.name}, {data}")
-        rates = bench.three(setting, data, slo, FACTORS[slo] * setting.step_s, **options)
+        (rates,) = bench.three(setting, data, slo, (FACTORS[slo] * setting.step_s,), **options)
         made.add_row(what, setting.name, f"{data}, {slo}", *map(rate_text, rates), over(rates))
 
     for setting in (MISTRAL, YI):

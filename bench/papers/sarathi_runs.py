@@ -19,9 +19,10 @@ from phasewise.core.step import ALL, Chunk
 from phasewise.core.units import NS_PER_S
 from phasewise.perf.efficiency import ideal
 from phasewise.perf.roofline import Roofline
-from phasewise.planner.capacity import TOLERANCE, Capacity, capacities
-from phasewise.planner.objective import percentiles
-from phasewise.planner.source import source
+from phasewise.planner.capacity import TOLERANCE, Probe, probe, saturation
+from phasewise.planner.objective import Percentiles, percentiles
+from phasewise.planner.search import Bracket, path
+from phasewise.planner.source import Source, source
 from phasewise.planner.workers import Workers
 from phasewise.sim.simulate import Roofs, simulate
 from phasewise.workload.lengths import QuantileTable
@@ -51,7 +52,9 @@ CURVES |= {f"sarathi, budget {n:,}": PolicySpec("sarathi", {"token_budget": n}) 
 CHUNKS, PROMPTS = (512, 1024, 2048), (2048, 4096, 8192, 16384)
 ARMS = {"hybrid batching only": {"chunked": False}, "chunked prefill only": {"hybrid": False}, "both": {}}
 TABLE4_REQUESTS = 128
-Curves = dict[str, dict[str, list[float | None]]]
+Rate = float | None
+"""A capacity in requests/s; None: not within the objective at any rate tried."""
+Curves = dict[str, dict[str, list[Rate]]]
 """Capacities at each of SLOS_S, requests/s, by model and batcher."""
 
 
@@ -87,6 +90,28 @@ def bent(name: str, bend: float, requests: int, seed: int) -> Workload:
     return generate(msgspec.structs.replace(spec, prompt=prompt), requests, seed, 1.0)
 
 
+def rates_within(deployment: Resolved, requests: Source, limits_s: Sequence[float]) -> list[Rate]:
+    """The capacity at each limit of P99 TBT (of all gaps), with a median delay within 2 s: the searches of
+    `planner.capacity`, but a run that one of them has asked for answers to all."""
+    start = saturation(deployment, requests)
+    probes: dict[float, Probe] = {}
+    found: list[Rate] = []
+    for limit_s in limits_s:
+        objective = percentiles((f"tbt={limit_s:g}@p99", "delay=2@p50"))
+        while True:
+            known = {rate: _holds(run, objective) for rate, run in probes.items()}
+            end = path(start, known, TOLERANCE)[1]
+            if isinstance(end, Bracket):
+                break
+            probes[end] = probe(deployment, requests, end, objective)
+        found.append(end.low)
+    return found
+
+
+def _holds(found: Probe, objective: Percentiles) -> bool:
+    return found.backlog_growth <= 1 and all(found.scores[t.name] <= t.limit for t in objective.targets)
+
+
 class Bench(NamedTuple):
     """What every search shares. `bend`: of the prompts below the median (None: as the built-in workload has it)."""
 
@@ -95,25 +120,26 @@ class Bench(NamedTuple):
     seed: int = 0
     bend: float | None = None
 
-    def search(self, arms: Sequence[Resolved], data: str, slo_s: float) -> list[Capacity]:
-        """Capacities by the paper's rule: P99 of all gaps within `slo_s`, median delay within 2 s."""
-        objective = percentiles((f"tbt={slo_s:g}@p99", "delay=2@p50"))
+    def search(self, arms: Sequence[Resolved], data: str, limits_s: Sequence[float]) -> list[list[Rate]]:
+        """Capacities by the paper's rule: one row an arm, one column a limit of P99 TBT."""
         origin = DATA[data][0] if self.bend is None else bent(DATA[data][0], self.bend, self.requests, self.seed)
-        return capacities(arms, source(origin, self.requests, self.seed), objective, TOLERANCE, self.workers)
+        requests = source(origin, self.requests, self.seed)
+        found = [self.workers.submit(rates_within, deployment, requests, limits_s) for deployment in arms]
+        return [rates.result() for rates in found]
 
     def three(
         self,
         setting: Setting,
         data: str,
         slo: str,
-        slo_s: float,
+        limits_s: Sequence[float],
         context: int | None = None,
         host_s: float | None = None,
-    ) -> list[float | None]:
-        """Capacities of Orca, vLLM and Sarathi-Serve, requests/s."""
+    ) -> list[list[Rate]]:
+        """For each limit, the capacities of Orca, vLLM and Sarathi-Serve, requests/s."""
         batchers = (ORCA, VLLM, sarathi(BUDGETS[slo]))
         arms = [arm(setting, context or DATA[data][1], batcher, host_s) for batcher in batchers]
-        return [found.rate for found in self.search(arms, data, slo_s)]
+        return [list(rates) for rates in zip(*self.search(arms, data, limits_s), strict=True)]
 
 
 class Cell(NamedTuple):
@@ -122,9 +148,9 @@ class Cell(NamedTuple):
     setting: Setting
     data: str
     slo: str
-    rates: list[float | None]
+    rates: list[Rate]
     own_slo_s: float
-    own_rates: list[float | None]
+    own_rates: list[Rate]
 
 
 def cells(bench: Bench) -> list[Cell]:
@@ -134,26 +160,23 @@ def cells(bench: Bench) -> list[Cell]:
         for data in DATA:
             for slo, factor in FACTORS.items():
                 say(f"capacity: {setting.name}, {data}, {slo}")
-                rates = bench.three(setting, data, slo, factor * setting.step_s)
                 own_s = factor * decode_s(setting)
-                found.append(Cell(setting, data, slo, rates, own_s, bench.three(setting, data, slo, own_s)))
+                rates, own = bench.three(setting, data, slo, (factor * setting.step_s, own_s))
+                found.append(Cell(setting, data, slo, rates, own_s, own))
     return found
 
 
-def ratio(rates: Sequence[float | None], over: int) -> float | None:
+def ratio(rates: Sequence[Rate], over: int) -> float | None:
     """The last capacity over another; None if either was not found."""
     best, other = rates[-1], rates[over]
     return best / other if best and other else None
 
 
-def budget_curves(bench: Bench, setting: Setting, slos_s: Sequence[float] = SLOS_S) -> dict[str, list[float | None]]:
+def budget_curves(bench: Bench, setting: Setting, limits_s: Sequence[float] = SLOS_S) -> dict[str, list[Rate]]:
     """Figure 12: the capacity of each arm at each limit of P99 TBT, on the chat data."""
+    say(f"budget: {setting.name}")
     arms = [arm(setting, DATA["chat"][1], batcher) for batcher in CURVES.values()]
-    found = []
-    for slo_s in slos_s:
-        say(f"budget: {setting.name}, P99 TBT within {slo_s:g} s")
-        found.append([capacity.rate for capacity in bench.search(arms, "chat", slo_s)])
-    return {name: list(rates) for name, rates in zip(CURVES, zip(*found, strict=True), strict=True)}
+    return dict(zip(CURVES, bench.search(arms, "chat", limits_s), strict=True))
 
 
 def prefill_ns(setting: Setting, prompt: int, chunk: int, host_s: float | None = None) -> float:

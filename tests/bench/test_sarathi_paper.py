@@ -13,6 +13,8 @@ import sarathi as script
 import sarathi_runs as runs
 
 from phasewise.core.units import NS_PER_S
+from phasewise.planner.capacity import capacity
+from phasewise.planner.source import source
 from phasewise.planner.workers import Workers
 from phasewise.record.metrics import Scored
 from phasewise.record.window import middle, part
@@ -57,7 +59,7 @@ def test_a_full_iteration_at_the_peak_is_bound_by_its_products():
 @pytest.mark.parametrize("data", list(runs.DATA))
 def test_capacity_under_the_strict_objective_has_the_published_order(setting, data):
     with Workers(1) as workers:
-        orca, vllm, sarathi = runs.Bench(workers, 400).three(setting, data, "strict", 5 * setting.step_s)
+        ((orca, vllm, sarathi),) = runs.Bench(workers, 400).three(setting, data, "strict", (5 * setting.step_s,))
     assert orca is not None
     assert sarathi > 1.3 * vllm > 1.3 * orca
 
@@ -79,6 +81,15 @@ def test_vllm_is_bound_by_how_many_gaps_hold_a_prompt():
     assert 0.4 < stalls < 0.7
     assert 0.7 < apart < 0.9
     assert seen == pytest.approx(rate * stalls * apart * scored.gaps_ns.mean / NS_PER_S, rel=0.04)
+
+
+def test_runs_shared_between_limits_change_no_capacity():
+    deployment, limits_s = runs.arm(runs.MISTRAL, 8192, runs.VLLM), (0.3, 0.1, 0.5)
+    found = runs.rates_within(deployment, source("openchat-sharegpt4", 300), limits_s)
+    objectives = [(f"tbt={limit_s}@p99", "delay=2@p50") for limit_s in limits_s]
+    alone = [capacity(deployment, "openchat-sharegpt4", o, requests=300, jobs=1).rate for o in objectives]
+    assert found == alone
+    assert found[1] < found[0] < found[2]
 
 
 @pytest.mark.parametrize(("data", "rate"), [("chat", 1.0), ("arxiv", 0.5)])
