@@ -18,7 +18,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from sarathi_pictures import overhead, trade_off
+from sarathi_pictures import overhead, trade_off, write
 from sarathi_runs import (
     ARMS,
     CURVES,
@@ -48,7 +48,6 @@ from sarathi_runs import (
 
 from phasewise.planner.source import LEAST_REQUESTS
 from phasewise.planner.workers import Workers, cores
-from phasewise.report.figures import save
 from phasewise.report.rows import NONE, number
 
 # Capacity of Sarathi-Serve over Orca's and over vLLM's: the abstract (Mistral-7B: the cell is not named) and Figure 10.
@@ -147,6 +146,8 @@ def why_table(bench: Bench) -> Table:
             row(
                 f"{'fewer' if bend < 1 else 'more'} short prompts", setting, "chat", "strict", bench._replace(bend=bend)
             )
+        both = bench._replace(bend=0.5)
+        row("fewer short, 5 ms of host", setting, "chat", "strict", both, host_s=0.005)
         row("another seed", setting, "chat", "strict", bench._replace(seed=bench.seed + 1))
         row("2,048 requests", setting, "chat", "strict", bench._replace(requests=2048))
         row("16,384 tokens reserved", setting, "chat", "relaxed", context=16384)
@@ -186,10 +187,10 @@ def draw(folder: Path, curves: Curves, chunks: dict[int, list[float]]) -> None:
     """The pictures of the parts that ran."""
     folder.mkdir(parents=True, exist_ok=True)
     if curves:
-        save(trade_off(SLOS_S, curves), folder / "sarathi-figure12.png")
+        write(trade_off(SLOS_S, curves), folder / "sarathi-figure12.png")
     if chunks:
         title = "A prompt in chunks against whole: Yi-34B on two A100, idle replica"
-        save(overhead(PROMPTS, chunks, title), folder / "sarathi-figure14.png")
+        write(overhead(PROMPTS, chunks, title), folder / "sarathi-figure14.png")
 
 
 def arguments() -> argparse.Namespace:
