@@ -270,7 +270,7 @@ def test_plan_changes_nothing_and_says_the_same_twice(arm: str, data: st.DataObj
         gone = data.draw(st.one_of(st.just({}), random_gone(rows)))
         resolved = toy_resolved(name, params, data.draw(st.integers(7, 20)), 8, max_context=56)
         simulate(resolved, mixed(rows, gone), physics=lambda i: ToyLatency())
-    assert asked
+    assert asked or gone
 
 
 @pytest.mark.parametrize("name", ["sarathi", "vllm-v1"])

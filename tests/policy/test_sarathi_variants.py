@@ -165,3 +165,23 @@ def test_neither_chunks_nor_hybrid_batches_is_another_policy() -> None:
         Sarathi(chunked=False, hybrid=False)
     with pytest.raises(ValueError, match="chunk_low"):
         Sarathi(token_budget=64, chunk_stages=2, chunk_low=65)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_one_look_comes_to_what_the_budget_comes_to(data: st.DataObject) -> None:
+    """Without the short cut for a lone prompt every event and action is the same, with memory scarce and with plenty."""
+    rows = data.draw(random_rows(most=12, prompt=60, output=25))
+    gone = data.draw(random_gone(rows))
+    params = {
+        "token_budget": data.draw(st.integers(2, 40)),
+        "max_seqs": data.draw(st.integers(1, 6)),
+        "watermark": data.draw(st.sampled_from([0.0, 0.1])),
+    }
+    cache = data.draw(st.booleans())
+    resolved = toy_resolved("sarathi", params, data.draw(st.integers(8, 40)), 8, prefix_cache=cache)
+    short = simulate(resolved, workload(rows, gone), physics=lambda i: ToyLatency())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("phasewise.policy.batching.sarathi.lone", lambda *look: None)
+        long = simulate(resolved, workload(rows, gone), physics=lambda i: ToyLatency())
+    assert list(short.segments()) == list(long.segments())

@@ -30,6 +30,39 @@ def coast(state: InstanceState, tokens: int, seats: int) -> tuple[StepPlan, ...]
     return OPEN if cohort.count < tokens and len(state.running) < seats else CLOSED
 
 
+def lone(state: InstanceState, tokens: int, seats: int, spare: int) -> tuple[StepPlan, ...] | None:
+    """What `Budget` comes to where one prompt uses up the tokens or is the only one, and blocks are plenty; else None.
+
+    Its blocks are those of the whole prompt, allocated at admission with `spare` left over. This is the usual plan with a
+    prompt, and a look costs a third of a `Budget`.
+    """
+    cohort, ledger, waiting = state.cohorts[ALL], state.ledger, state.waiting
+    decodes = cohort.count
+    left = tokens - decodes
+    # No more than these can need a block for the next step.
+    free = ledger.free - cohort.growing
+    if left <= 0 or free < 0:
+        return None
+    if state.prefilling:
+        resident = next(iter(state.prefilling.values()))
+        known, start = resident.known, resident.computed
+        others = len(state.prefilling) > 1 or len(waiting) > 0
+    else:
+        resident = waiting[0]
+        known, start = resident.known, 0
+        if ledger.shares or len(state.running) >= seats or -(-known // ledger.block_tokens) > free - spare:
+            return None
+        others = len(waiting) > 1
+    size = known - start
+    if size > left:
+        repeat = (size - 1) // left
+        chunk = Chunk(resident.id, start, left, known)
+        return (StepPlan((chunk,), ALONE if decodes else (), (), repeat, repeat > 1),)
+    if others and size < left:
+        return None
+    return (StepPlan((Chunk(resident.id, start, size, known, ALL),), ALONE if decodes else ()),)
+
+
 class Budget:
     """What one step may spend, and how much of that is left.
 

@@ -28,7 +28,7 @@ from phasewise.core.resident import Resident
 from phasewise.core.step import ALL, StepPlan
 from phasewise.core.view import InstanceState
 from phasewise.perf.latency import LatencyModel
-from phasewise.policy.batching.budget import ALONE, Budget, Size, coast
+from phasewise.policy.batching.budget import ALONE, Budget, Size, coast, lone
 from phasewise.policy.batching.tuning import token_budget
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -68,9 +68,11 @@ class Sarathi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return decode
         if not self.hybrid:
             return self._in_turn(state)
-        budget = Budget(state, self.token_budget, self.max_seqs)
         if self.chunk_stages or not self.chunked:
-            return self._together(state, budget)
+            return self._together(state, Budget(state, self.token_budget, self.max_seqs))
+        if (prompt := lone(state, self.token_budget, self.max_seqs, state.ledger.watermark)) is not None:
+            return prompt
+        budget = Budget(state, self.token_budget, self.max_seqs)
         chunks = budget.go_on(whole=True)
         # Whoever was just preempted heads the queue, and what it held is what was lacking.
         if state.waiting and not budget.victims:
