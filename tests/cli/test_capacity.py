@@ -151,7 +151,7 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert err == ""
     assert sorted(p.name for p in folder.iterdir()) == ["distributions.png", "phases.png", "rates.png"]
-    assert "rates.png" in out.replace("\n", "")
+    assert "rates.png" in "".join(out.split())
     for text in ("TTFT p99", "capacity", "bound by", "requests/s"):
         assert text in out
     assert main(["compare", *FLAGS[:-2], "--jobs", "2", *SLO, *TWO, *wanted[:4], "--json", "-"]) == 0

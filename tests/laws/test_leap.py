@@ -182,7 +182,7 @@ def test_ties_in_whole_nanoseconds_are_exact(arm: str, data: st.DataObject) -> N
 
 @pytest.mark.parametrize("arm", ARMS)
 @given(data=st.data())
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 4)
 def test_arrivals_that_follow_from_ends_are_exact(arm: str, data: st.DataObject) -> None:
     """A closed loop: one nanosecond's difference would move every arrival after it."""
     deployment, load = world(data, arm, ties=True)

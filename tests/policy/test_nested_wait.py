@@ -33,7 +33,8 @@ def shares(boundaries: list[int], survival: list[float], longest: int, limit: in
     stages = [boundaries[0] + 1, *(b - a for a, b in pairwise([*boundaries, longest]))]
     weight = sum(n * p for n, p in zip(stages, survival, strict=True))
     caps = [limit * n * p / weight for n, p in zip(stages, survival, strict=True)]
-    return [math.ceil(cap / n) for cap, n in zip(caps, stages, strict=True)], [max(1, math.floor(c)) for c in caps]
+    limits = [math.ceil(cap / n - 1e-9) for cap, n in zip(caps, stages, strict=True)]
+    return limits, [max(1, math.floor(c + 1e-9)) for c in caps]
 
 
 class Twin:

@@ -20,6 +20,7 @@ from phasewise.core.view import InstanceState
 from phasewise.policy.batching.budget import Budget
 
 NO_LIMIT = 1 << 40
+ROUNDING = 1e-9  # a share that is a whole number counts as that, however its products were rounded
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 """A longest wait."""
 Admitted = Iterable[tuple[Resident, str]]

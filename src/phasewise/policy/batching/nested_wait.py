@@ -32,6 +32,7 @@ from phasewise.policy.batching.cohorts import Seconds, is_late, prompts, wait
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_ROUNDING = 1e-9  # a share that is a whole number counts as that, however the products were rounded
 GATE = "gate"
 """The cohort of those who wait at an entry. It is never planned."""
 
@@ -115,7 +116,9 @@ class NestedWait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         weights = [n * p for n, p in zip(stages, self.survival, strict=True)]
         caps = [self.total_limit * weight / sum(weights) for weight in weights]
         limits = zip(caps, stages, inside, strict=True)
-        return [max(0, min(math.ceil(cap / n), int(max(1, cap)) - held)) for cap, n, held in limits]
+        return [
+            max(0, min(math.ceil(cap / n - _ROUNDING), int(max(1, cap + _ROUNDING)) - held)) for cap, n, held in limits
+        ]
 
     def _moves(self, entries: list[list[Resident]], taken: list[int]) -> list[tuple[int, str]]:
         """Who enters the segments that run, and who steps out of one to stand at the next entry."""
