@@ -160,7 +160,7 @@ def world(data: st.DataObject, arm: str, *, ties: bool) -> tuple[Callable[[str],
 
 @pytest.mark.parametrize("arm", ARMS)
 @given(data=st.data())
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 3)
 def test_ties_in_whole_nanoseconds_are_exact(arm: str, data: st.DataObject) -> None:
     deployment, load = world(data, arm, ties=True)
     batcher, _ = ARMS[arm]
@@ -199,7 +199,7 @@ def test_arrivals_that_follow_from_ends_are_exact(arm: str, data: st.DataObject)
 
 @pytest.mark.parametrize("arm", ARMS)
 @given(data=st.data())
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 4)
 def test_fractions_agree_within_a_microsecond(arm: str, data: st.DataObject) -> None:
     deployment, load = world(data, arm, ties=False)
     batcher, _ = ARMS[arm]

@@ -28,11 +28,10 @@ from phasewise.core.action import Regroup, WakeAt
 from phasewise.core.resident import Resident
 from phasewise.core.step import StepPlan
 from phasewise.core.view import MOST_COHORTS, InstanceState
-from phasewise.policy.batching.cohorts import Seconds, is_late, prompts, wait
+from phasewise.policy.batching.cohorts import ROUNDING, Seconds, is_late, prompts, wait
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-_ROUNDING = 1e-9  # a share that is a whole number counts as that, however the products were rounded
 GATE = "gate"
 """The cohort of those who wait at an entry. It is never planned."""
 
@@ -117,7 +116,7 @@ class NestedWait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         caps = [self.total_limit * weight / sum(weights) for weight in weights]
         limits = zip(caps, stages, inside, strict=True)
         return [
-            max(0, min(math.ceil(cap / n - _ROUNDING), int(max(1, cap + _ROUNDING)) - held)) for cap, n, held in limits
+            max(0, min(math.ceil(cap / n - ROUNDING), int(max(1, cap + ROUNDING)) - held)) for cap, n, held in limits
         ]
 
     def _moves(self, entries: list[list[Resident]], taken: list[int]) -> list[tuple[int, str]]:

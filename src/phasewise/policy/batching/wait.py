@@ -23,7 +23,7 @@ from phasewise.core.errors import InputError
 from phasewise.core.resident import Resident
 from phasewise.core.step import ALL, StepPlan
 from phasewise.core.view import MOST_COHORTS, InstanceState
-from phasewise.policy.batching.cohorts import Seconds, decoding, is_late, step, wait
+from phasewise.policy.batching.cohorts import ROUNDING, Seconds, decoding, is_late, step, wait
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -100,7 +100,7 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.rule == "booking":
             weight = sum(kind.rate * kind.stages for kind in self.types.values())
             share = self.limit / weight
-            found = {name: max(1, int(share * kind.rate)) for name, kind in self.types.items()}
+            found = {name: max(1, int(share * kind.rate + ROUNDING)) for name, kind in self.types.items()}
         elif self.step_model is not None:
             found = fluid_thresholds(self.types, self.step_model)
         else:
@@ -165,7 +165,7 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return self.threshold if not self.types else self.types[name].threshold or self.threshold
         kind, cohort = self.types[name], state.cohorts.get(name)
         weight = sum(other.rate * other.stages for other in self.types.values())
-        share = max(1, int(self.limit * kind.rate * kind.stages / weight))
+        share = max(1, int(self.limit * kind.rate * kind.stages / weight + ROUNDING))
         return max(0, min(kind.threshold or 1, share - (cohort.count if cohort is not None else 0)))
 
     def _leap(self, plans: tuple[StepPlan, ...], state: InstanceState) -> tuple[StepPlan, ...]:
