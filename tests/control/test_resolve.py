@@ -64,3 +64,14 @@ def test_what_makes_no_sense_is_one_line_that_names_the_file(change: dict[str, A
         resolve(msgspec.structs.replace(PLAIN, **change), "my.yaml")
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_prefix_cache_is_the_batchers_default_and_refused_where_it_cannot_be() -> None:
+    def cached(batcher: str, wanted: bool | None = None) -> bool | None:
+        asked = msgspec.structs.replace(PLAIN, batcher=PolicySpec(batcher), prefix_cache=wanted)
+        return resolve(asked).deployment.prefix_cache
+
+    assert (cached("vllm-v1"), cached("sarathi"), cached("orca")) == (True, False, False)
+    assert (cached("vllm-v1", False), cached("sarathi", True)) == (False, True)
+    with pytest.raises(InputError, match="batcher orca keeps no prefixes; .* take one of sarathi, vllm-v1"):
+        cached("orca", True)
