@@ -73,5 +73,5 @@ def test_a_prefix_cache_is_the_batchers_default_and_refused_where_it_cannot_be()
 
     assert (cached("vllm-v1"), cached("sarathi"), cached("orca")) == (True, False, False)
     assert (cached("vllm-v1", False), cached("sarathi", True)) == (False, True)
-    with pytest.raises(InputError, match="batcher orca keeps no prefixes; .* take one of sarathi, vllm-v1"):
+    with pytest.raises(InputError, match=r"batcher orca keeps no prefixes; .* take one of sarathi, vllm-v1"):
         cached("orca", True)
