@@ -76,8 +76,10 @@ class Pages(RuleBasedStateMachine):
     @rule(request=st.integers(0, 5))
     def release(self, request: int) -> None:
         self.book.release(request)
-        for page in reversed(self.owned.pop(request, [])):
-            if self.refs(page) == 0 and page in self.key and page not in self.cached:
+        pages = self.owned.pop(request, [])
+        for i, page in reversed(list(enumerate(pages))):
+            # One that the request has twice is let go where it stands first.
+            if self.refs(page) == 0 and page in self.key and page not in pages[:i]:
                 self.cached.append(page)
 
     @invariant()
