@@ -40,7 +40,7 @@ def test_rows_say_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert models["deepseek-ai/DeepSeek-V3"][-1] == "latent"
     devices = {line.split()[0]: line.split()[1:] for line in said(capsys, "devices").splitlines()}
     assert devices["h100"] == ["989", "1978", "80", "3350", "700", "450", "nvlink4", "2.99"]
-    assert devices["cpu"] == ["14.7", "-", "768", "460.8", "360", "-", "-", "-"]
+    assert devices["cpu"] == ["14.7", "-", "768", "460.8", "360", "-", "-", "5.56"]
 
 
 def test_one_in_full(capsys: pytest.CaptureFixture[str]) -> None:
