@@ -23,20 +23,21 @@ from phasewise.workload.source import load
 from phasewise.workload.workload import Workload
 
 
-def bounds(workload: Workload) -> tuple[float, float]:
-    """Shares of all blocks: those whose id was seen before at all, and those that a cache can use."""
+def bounds(workload: Workload) -> tuple[float, float, float]:
+    """Shares of all blocks: those whose id was seen before, and those that a cache can use; the latter of whole blocks."""
     seen: set[int] = set()
-    blocks = again = usable = 0
+    blocks = whole = again = usable = 0
     for request in workload.requests():
         ids = request.prefix_ids
         blocks += len(ids)
+        whole += request.prompt_tokens // request.prefix_tokens
         again += sum(key in seen for key in ids)
         for key in ids[: (request.prompt_tokens - 1) // request.prefix_tokens]:
             if key not in seen:
                 break
             usable += 1
         seen.update(ids)
-    return again / blocks, usable / blocks
+    return again / blocks, usable / blocks, usable / whole
 
 
 def ran(workload: Workload, tp: int, batcher: str, cache: bool, blocks: int) -> RunLog:
@@ -72,8 +73,10 @@ def main() -> None:
             ttft = [f"{log.summary['ttft_s']['p50']:.2f}" for log in found]
             table.add_row(label, name, f"{tokens:,}", f"{share:.1%}", *ttft)
     Console(width=100).print(table)
-    seen, usable = bounds(workload)
-    print(f"seen before: {seen:.1%} of all blocks; the most that any cache can use: {usable:.1%}")
+    seen, usable, whole = bounds(workload)
+    print(
+        f"seen before: {seen:.1%} of all blocks; the most that any cache can use: {usable:.1%}, {whole:.1%} of whole blocks"
+    )
 
 
 if __name__ == "__main__":
