@@ -98,9 +98,7 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.types and (self.rule == "booking" or self.step_model):
             raise ValueError("types are missing: the rule 'booking' and thresholds from a step model need their rates")
         if self.rule == "booking":
-            weight = sum(kind.rate * kind.stages for kind in self.types.values())
-            share = self.limit / weight
-            found = {name: max(1, int(share * kind.rate + ROUNDING)) for name, kind in self.types.items()}
+            found = {name: max(1, int(self._share(kind) / kind.stages + ROUNDING)) for name, kind in self.types.items()}
         elif self.step_model is not None:
             found = fluid_thresholds(self.types, self.step_model)
         else:
@@ -148,7 +146,7 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _queued(self, state: InstanceState) -> dict[str, list[Resident]]:
         """The first of each type in the queue, up to its threshold."""
-        left = {name: kind.threshold or self.threshold for name, kind in self.types.items()} or {ALL: self.threshold}
+        left = {name: self._threshold(name) for name in self.types or (ALL,)}
         found: dict[str, list[Resident]] = {name: [] for name in left}
         for resident in state.waiting:
             name = self._type(resident)
@@ -162,11 +160,20 @@ class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _wanted(self, name: str, state: InstanceState) -> int:
         """How many of a type must wait for it to be ready, and are taken then."""
         if self.rule == "cohort":
-            return self.threshold if not self.types else self.types[name].threshold or self.threshold
-        kind, cohort = self.types[name], state.cohorts.get(name)
+            return self._threshold(name)
+        cohort = state.cohorts.get(name)
+        serving = cohort.count if cohort is not None else 0
+        share = max(1, int(self._share(self.types[name]) + ROUNDING))
+        return max(0, min(self._threshold(name), share - serving))
+
+    def _threshold(self, name: str) -> int:
+        """Of a type, as it was filled in; of all requests, if there are no types."""
+        return (self.types[name].threshold if self.types else None) or self.threshold
+
+    def _share(self, kind: Kind) -> float:
+        """How many of the limit are a type's own."""
         weight = sum(other.rate * other.stages for other in self.types.values())
-        share = max(1, int(self.limit * kind.rate * kind.stages / weight + ROUNDING))
-        return max(0, min(kind.threshold or 1, share - (cohort.count if cohort is not None else 0)))
+        return self.limit * kind.rate * kind.stages / weight
 
     def _leap(self, plans: tuple[StepPlan, ...], state: InstanceState) -> tuple[StepPlan, ...]:
         """Booked decodes alone go on until something changes: a share that is full stays so until a resident ends.
