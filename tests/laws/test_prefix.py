@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from decoded import steps
 from phasewise.control.instance import InstanceControl
 from phasewise.control.replay import replay
-from phasewise.core.action import Action
+from phasewise.core.action import Action, Run
 from phasewise.core.errors import PlanError
+from phasewise.core.kv import PageBook
 from phasewise.core.prefix import PrefixLedger
 from phasewise.core.request import Request
 from phasewise.core.resident import Resident
@@ -70,6 +71,38 @@ def run(rows: Sequence[Row], ids: Sequence[Ids], name: str = "vllm-v1", gone: An
     return simulate(resolved, shared(rows, ids, gone), physics=lambda i: ToyLatency())
 
 
+class Memory:
+    """What each page holds, as its users write it: what one of them has computed or found must stay until it leaves."""
+
+    def __init__(self, ledger: PrefixLedger) -> None:
+        self.ledger = ledger
+        self.each = UNIT // ledger.block_tokens
+        self.content: dict[int, int] = {}
+
+    def look(self, running: dict[int, Resident], actions: Sequence[Action]) -> None:
+        """After an event: a run writes whole units from where its chunks begin, and nobody's content has changed."""
+        for action in actions:
+            for chunk in action.plan.chunks if isinstance(action, Run) else ():
+                end = chunk.start + chunk.tokens * (action.repeat or 1)  # type: ignore[union-attr]
+                for key, pages in self.units(running[chunk.request], end)[chunk.start // UNIT :]:
+                    self.content.update(dict.fromkeys(pages, key))
+        for resident in running.values():
+            pages = self.ledger.page_ids(resident)
+            assert len(set(pages)) == len(pages) == self.ledger.held(resident)
+            computed = resident.computed if resident.cohort is None else resident.cohort.computed(resident)
+            for key, own in self.units(resident, computed):
+                assert {self.content[page] for page in own} == {key}, "another's content where one's own should be"
+
+    def units(self, resident: Resident, tokens: int) -> list[tuple[int, tuple[int, ...]]]:
+        """The key and the pages of each whole unit in the first so many tokens of a resident's prompt."""
+        request, pages = resident.request, self.ledger.page_ids(resident)
+        whole = min(tokens, request.prompt_tokens) // UNIT
+        return [
+            (request.prefix_ids[i], pages[i * self.each : (i + 1) * self.each])
+            for i in range(min(whole, len(request.prefix_ids)))
+        ]
+
+
 @pytest.mark.parametrize("name", BATCHERS)
 @given(data=st.data())
 def test_the_books_add_up_after_every_event(name: str, data: st.DataObject) -> None:
@@ -84,6 +117,8 @@ def test_the_books_add_up_after_every_event(name: str, data: st.DataObject) -> N
     assert isinstance(room, InstanceControl)
     ledger = room.state.ledger
     assert isinstance(ledger, PrefixLedger)
+    ledger.pages = PageBook(ledger.blocks)
+    memory = Memory(ledger)
 
     def audited(handler: Any) -> Any:
         def handle(event: Any, now_ns: int) -> list[Action]:
@@ -95,6 +130,7 @@ def test_the_books_add_up_after_every_event(name: str, data: st.DataObject) -> N
             ledger._free += promised
             ledger.check(list(room.state.running.values()))
             ledger._free -= promised
+            memory.look(room.state.running, actions)
             return actions
 
         return handle
@@ -104,6 +140,7 @@ def test_the_books_add_up_after_every_event(name: str, data: st.DataObject) -> N
     log = recorder.close()
     ledger.check([])
     assert ledger.free == ledger.blocks
+    assert ledger.pages.available == ledger.blocks - ledger._idle_blocks
     assert log.summary["completed"] + log.summary["cancelled"] + log.summary["rejected"] == len(rows)
     assert log.summary["tokens_cached"] <= most_cached(rows, ids)
 

@@ -1,15 +1,13 @@
 """The block ledger: one book of a replica's KV cache, the same class in simulator and engine.
 
 Three faces. *Counts*: how many blocks are free, how many a resident holds. *Growth*: how many blocks a cohort's next steps
-need, hence how many steps fit, in O(block_tokens). *Pages*: for ports that address memory, ids that are reference-counted
-and may carry a content key. A block is free, held, or (pages only) cached: unreferenced, but
-its content is known, so that it may be found again until it is needed. The book knows nothing of requests' meaning or time.
+need, hence how many steps fit, in O(block_tokens). *Pages*: for ports that address memory, ids that are reference-counted.
+What is in blocks, and who may share them, is the affair of `prefix`. The book knows nothing of requests' meaning or time.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Container, Sequence
 
 from phasewise.core.errors import PlanError
 from phasewise.core.resident import Cohort, Resident
@@ -99,68 +97,52 @@ class BlockLedger:
 
 
 class PageBook:
-    """Which page is whose. Counts in the ledger guarantee that a page is there when one is asked for."""
+    """Which page is whose, and how many hold each. The ledger's counts guarantee that a page is there when one is asked for."""
 
-    __slots__ = ("_by_key", "_cached", "_free", "_key", "_owned", "_refs")
+    __slots__ = ("_free", "_owned", "_refs")
 
     def __init__(self, pages: int) -> None:
         self._free = list(range(pages - 1, -1, -1))
         self._refs = [0] * pages
-        self._key: dict[int, Hashable] = {}
-        self._by_key: dict[Hashable, int] = {}
-        self._cached: OrderedDict[int, None] = OrderedDict()
         self._owned: dict[int, list[int]] = {}
 
     @property
     def available(self) -> int:
-        """Pages that can be handed out: free ones, and cached ones that would be evicted."""
-        return len(self._free) + len(self._cached)
+        """Pages that nobody holds."""
+        return len(self._free)
 
     def refs(self, page: int) -> int:
-        """How many residents use the page."""
+        """How many hold the page."""
         return self._refs[page]
 
     def reach(self, request: int, count: int) -> tuple[int, ...]:
-        """The request's pages, extended to `count` of them with free pages, then with the cached page longest unused."""
+        """The request's pages, extended to `count` of them with free ones. PlanError if there are too few."""
         owned = self._owned.setdefault(request, [])
         while len(owned) < count:
-            owned.append(self._fresh())
+            if not self._free:
+                raise PlanError("no page is free: more pages are addressed than the ledger counted")
+            page = self._free.pop()
+            self._refs[page] = 1
+            owned.append(page)
         return tuple(owned)
 
-    def seal(self, request: int, index: int, key: Hashable) -> None:
-        """Give the request's page number `index` a content key, now that it is full. The first page with a key keeps it."""
-        page = self._owned[request][index]
-        if page not in self._key and key not in self._by_key:
-            self._key[page] = key
-            self._by_key[key] = page
+    def lend(self, request: int, pages: Sequence[int]) -> None:
+        """Append pages that are held already to the request's own."""
+        self.keep(pages)
+        self._owned.setdefault(request, []).extend(pages)
 
-    def share(self, request: int, key: Hashable) -> int | None:
-        """Append the page with this content to the request's pages, if there is one."""
-        page = self._by_key.get(key)
-        if page is None:
-            return None
-        self._refs[page] += 1
-        self._cached.pop(page, None)
-        self._owned.setdefault(request, []).append(page)
-        return page
+    def keep(self, pages: Sequence[int]) -> None:
+        """Hold pages once more, for what is in them."""
+        for page in pages:
+            self._refs[page] += 1
+
+    def drop(self, pages: Sequence[int]) -> None:
+        """Hold pages once less; those that nobody holds are free."""
+        for page in pages:
+            self._refs[page] -= 1
+            if not self._refs[page]:
+                self._free.append(page)
 
     def release(self, request: int) -> None:
-        """Drop the request's references, last page first, so that a prefix outlives what was built on it."""
-        for page in reversed(self._owned.pop(request, [])):
-            self._refs[page] -= 1
-            if self._refs[page] == 0:
-                if page in self._key:
-                    self._cached[page] = None
-                else:
-                    self._free.append(page)
-
-    def _fresh(self) -> int:
-        if self._free:
-            page = self._free.pop()
-        elif self._cached:
-            page, _ = self._cached.popitem(last=False)
-            del self._by_key[self._key.pop(page)]
-        else:
-            raise PlanError("no page is free: more pages are addressed than the ledger counted")
-        self._refs[page] = 1
-        return page
+        """Drop the request's pages."""
+        self.drop(self._owned.pop(request, []))

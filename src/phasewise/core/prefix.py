@@ -12,17 +12,18 @@ from collections import OrderedDict
 from collections.abc import Container, Sequence
 
 from phasewise.core.errors import PlanError
-from phasewise.core.kv import BlockLedger
+from phasewise.core.kv import BlockLedger, PageBook
 from phasewise.core.resident import Resident
 
 
 class Unit:
-    """Content that is in memory: how many residents use it, and the blocks that it fills."""
+    """Content that is in memory: how many residents use it, the blocks that it fills, and which pages these are, if any are."""
 
-    __slots__ = ("blocks", "refs")
+    __slots__ = ("blocks", "pages", "refs")
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, pages: tuple[int, ...]) -> None:
         self.blocks = blocks
+        self.pages = pages
         self.refs = 1
 
 
@@ -31,7 +32,7 @@ class PrefixLedger(BlockLedger):
 
     __slots__ = ("_free", "_held", "_idle", "_idle_blocks", "_next", "_units", "_unsealed")
 
-    def __init__(self, blocks: int, block_tokens: int = 16, watermark: int = 0) -> None:
+    def __init__(self, blocks: int, block_tokens: int = 16, watermark: int = 0, pages: PageBook | None = None) -> None:
         self._free = blocks
         self._idle_blocks = 0
         # In use by nobody, the next to be given up first.
@@ -42,7 +43,7 @@ class PrefixLedger(BlockLedger):
         # Those who compute content, and how many units of it they have made known so far.
         self._unsealed: dict[int, Resident] = {}
         self._next: dict[int, int] = {}
-        super().__init__(blocks, block_tokens, watermark)
+        super().__init__(blocks, block_tokens, watermark, pages)
         self.shares = True
 
     @property
@@ -57,6 +58,8 @@ class PrefixLedger(BlockLedger):
             key, unit = self._idle.popitem(last=False)
             del self._units[key]
             self._idle_blocks -= unit.blocks
+            if self.pages is not None:
+                self.pages.drop(unit.pages)
 
     def peek(self, resident: Resident, taken: int = 0, kept: Container[int] = ()) -> tuple[int, list[int]]:
         """What a waiting resident would find, if `taken` blocks went before and the units `kept` were spoken for.
@@ -95,6 +98,8 @@ class PrefixLedger(BlockLedger):
                 self._idle_blocks -= unit.blocks
                 self._free -= unit.blocks
             unit.refs += 1
+            if self.pages is not None:
+                self.pages.lend(resident.id, unit.pages)
         self._held[resident.id] = keys
         self._next[resident.id] = len(keys)
         resident.computed = tokens
@@ -124,6 +129,8 @@ class PrefixLedger(BlockLedger):
                 self._idle_blocks += unit.blocks
                 self._free += unit.blocks
         resident.blocks = 0
+        if self.pages is not None:
+            self.pages.release(resident.id)
 
     def frees(self, resident: Resident) -> int:
         """Blocks that would be free without this resident; those that it shares are not among them."""
@@ -160,6 +167,14 @@ class PrefixLedger(BlockLedger):
                     break
         return doomed
 
+    def _kept(self, resident: Resident, first: int, blocks: int) -> tuple[int, ...]:
+        """The pages of some blocks of a resident, held once more for their content; none if nobody addresses pages."""
+        if self.pages is None:
+            return ()
+        pages = self.pages.reach(resident.id, first + blocks)[first : first + blocks]
+        self.pages.keep(pages)
+        return pages
+
     def _seal_all(self) -> None:
         for resident in list(self._unsealed.values()):
             self._seal(resident)
@@ -177,9 +192,10 @@ class PrefixLedger(BlockLedger):
         next_ = self._next.get(resident.id, 0)
         last = min(len(request.prefix_ids), request.prompt_tokens // size)
         done = min(resident.computed // size, last)
-        for key in request.prefix_ids[next_:done]:
+        for i, key in enumerate(request.prefix_ids[next_:done], start=next_):
             if key not in self._units:
-                self._units[key] = Unit(size // self.block_tokens)
+                blocks = size // self.block_tokens
+                self._units[key] = Unit(blocks, self._kept(resident, i * blocks, blocks))
                 keys.append(key)
         self._next[resident.id] = done
         if done == last:
