@@ -30,8 +30,7 @@ from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
 from phasewise.perf.hardware import find_device
 from phasewise.perf.models import find_model
 from phasewise.policy import catalog
-from phasewise.workload.readers.text import read_bytes
-from phasewise.workload.yamltext import one_line, plain_yaml
+from phasewise.workload.yamltext import one_line, plain_yaml, yaml_file
 
 T = TypeVar("T", bound=msgspec.Struct)
 _ROLES = ("batcher", "router")
@@ -53,11 +52,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     InputError if the file cannot be read or is not YAML (with the line), or holds anything but keys and values.
     """
     where = str(path)
-    try:
-        text = read_bytes(Path(path)).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError("is binary; a deployment is YAML text", where) from None
-    data = plain_yaml(text, where)
+    data = plain_yaml(yaml_file(path, "a deployment"), where)
     if not isinstance(data, dict):
         raise InputError(
             f"holds {_shown(data)}; a deployment has keys and values: {', '.join(_names(Deployment))}", where

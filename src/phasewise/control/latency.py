@@ -28,8 +28,7 @@ from phasewise.core.steptimes import DecodeTimes, FitError, PrefillTimes, StepTi
 from phasewise.perf.fitted import check
 from phasewise.perf.hardware import device as device_named
 from phasewise.perf.published import ROOFLINE, published, same_model
-from phasewise.workload.readers.text import read_bytes
-from phasewise.workload.yamltext import plain_yaml
+from phasewise.workload.yamltext import plain_yaml, yaml_file
 
 
 def step_times(
@@ -66,11 +65,7 @@ def in_words(deployment: Deployment, times: StepTimes) -> str:
 def read_latency(path: str | Path) -> StepTimes:
     """The step times in a latency file. InputError, led by the file and the key, for whatever is not as it should be."""
     where = str(path)
-    try:
-        text = read_bytes(Path(path)).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError("is binary; a latency file is YAML text", where) from None
-    data = plain_yaml(text, where)
+    data = plain_yaml(yaml_file(path, "a latency file"), where)
     if not isinstance(data, dict):
         raise InputError(f"has no keys and values; give {', '.join(StepTimes.__struct_fields__)}", where)
     data = dict(data)

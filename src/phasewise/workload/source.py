@@ -14,11 +14,11 @@ from phasewise.core.errors import InputError, unknown
 from phasewise.core.units import NS_PER_S
 from phasewise.workload.description import Described, Joined, PartSpec, parse_description
 from phasewise.workload.merge import merge
-from phasewise.workload.readers.text import read_bytes
 from phasewise.workload.readers.trace import ENDINGS as _TRACE
 from phasewise.workload.readers.trace import read_trace
 from phasewise.workload.synth import Mixture, Synthetic, generate
 from phasewise.workload.workload import Workload, checked_rate, checked_requests
+from phasewise.workload.yamltext import yaml_file
 
 DEFAULT_REQUESTS = 2_000  # of a described workload, which has no end of its own
 _DESCRIPTION = (".yaml", ".yml")
@@ -133,10 +133,7 @@ def read_description(name_or_path: str | Path) -> Described:
         text = (_data() / f"{source}.yaml").read_text(encoding="utf-8")
         return parse_description(text, source, source)
     if source.endswith(_DESCRIPTION):
-        try:
-            text = read_bytes(Path(source)).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise InputError("is binary; a workload description is YAML text", source) from None
+        text = yaml_file(source, "a workload description")
         return parse_description(text, Path(source).stem, source, Path(source).parent)
     if os.path.exists(source):
         raise InputError(f"not a kind of file that holds a workload; its name must end in {_ENDINGS}", source)

@@ -6,14 +6,24 @@ file of ours would.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from phasewise.core.errors import InputError
+from phasewise.workload.readers.text import read_bytes
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_DEPTH = 10
+
+
+def yaml_file(path: str | Path, what: str) -> str:
+    """The text of a YAML file that holds `what`. InputError, led by the file, if it cannot be read or is binary."""
+    try:
+        return read_bytes(Path(path)).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"is binary; {what} is YAML text", str(path)) from None
 
 
 def plain_yaml(text: str, where: str) -> Any:
