@@ -120,6 +120,9 @@ class Replica(Strict):
     blocks: int
     max_context: int
     latency: dict[str, Any] | None
+    pp: int
+    role: str
+    group: int
 
 
 class Document(Strict):

@@ -204,7 +204,7 @@ def test_settings(settings: list[str], changed: dict[str, Any]) -> None:
         ),
         ("batcher.token_budget=much", "batcher.token_budget: expected a whole number, got text 'much'"),
         ("batcher.watermark=nan", "batcher.watermark: expected"),
-        ("batcher.a.b=5", "'b' is one level too deep; write batcher.a=VALUE"),
+        ("batcher.a.b=5", "'batcher.a' holds one value; write batcher.a=VALUE"),
         ("replicas.tp=2", "name a group of replicas (0) and one of its keys"),
         ("replicas.1.tp=2", "name a group of replicas (0) and one of its keys"),
         ("replicas.0=2", "name a group of replicas (0) and one of its keys"),

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from phasewise.core.errors import InputError, unknown
-from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
+from phasewise.core.spec import MIXED, ROLES, Deployment, LinkSpec, PolicySpec, ReplicaSpec, Slo
 from phasewise.perf.hardware import find_device
 from phasewise.perf.models import find_model
 from phasewise.policy import catalog
@@ -34,7 +34,7 @@ from phasewise.workload.yamltext import one_line, plain_yaml, yaml_file
 
 T = TypeVar("T", bound=msgspec.Struct)
 _ROLES = ("batcher", "router")
-_TEXT = {"model", "device", "name", "latency", *_ROLES}
+_TEXT = {"model", "device", "name", "latency", "role", "transfer", "link", *_ROLES}
 _WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "null": "nothing"}
 _SPECIAL: dict[str, bool | None] = {"true": True, "false": False, "null": None, "none": None, "": None}
 
@@ -79,16 +79,25 @@ def deployment_from(data: dict[str, Any], where: str | None = None) -> Deploymen
             raise InputError(
                 f"expected a list of groups such as {{device: h100}}, got {_shown(groups)}", _at(where, "replicas")
             )
-        data["replicas"] = tuple(
-            struct_from(g, ReplicaSpec, _at(where, f"replicas[{i}]")) for i, g in enumerate(groups)
-        )
+        data["replicas"] = tuple(_group(group, _at(where, f"replicas[{i}]")) for i, group in enumerate(groups))
+    if "link" in data:
+        link = data["link"]
+        data["link"] = struct_from({"name": link} if isinstance(link, str) else link, LinkSpec, _at(where, "link"))
     return struct_from(data, Deployment, where)
+
+
+def _group(data: Any, where: str) -> ReplicaSpec:
+    """A group of replicas, with a batcher of its own or none."""
+    if isinstance(data, dict) and data.get("batcher") is not None:
+        data = {**data, "batcher": _policy("batcher", data["batcher"], where)}
+    return struct_from(data, ReplicaSpec, where)
 
 
 def with_settings(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """A copy of a deployment's plain values with each `key.key=value` set, in order; later ones win.
 
-    Numbers, true, false and null are read as such; the groups of replicas are numbered from 0 (`replicas.0.tp=2`). A new
+    Numbers, true, false and null are read as such; the groups of replicas are numbered from 0 (`replicas.0.tp=2`), and the only
+    one with a role answers to that too, its `count` left unsaid (`replicas.prefill.tp=2`, `replicas.prefill=3`). A new
     `batcher` drops the old one's parameters. `data` must be sound, so that what is wrong after a setting is its fault.
     """
     data = copy.deepcopy(data)
@@ -106,10 +115,14 @@ def with_settings(data: dict[str, Any], settings: Sequence[str]) -> dict[str, An
 def as_written(deployment: Deployment) -> dict[str, Any]:
     """The plain values of a deployment: what a file that describes it holds."""
     data: dict[str, Any] = msgspec.to_builtins(deployment)
-    data["replicas"] = list(data["replicas"])
-    for role in _ROLES:
-        data[role] = {"name": data[role]["name"], **data[role]["params"]}
-    return data
+    data["replicas"] = [
+        {**group, "batcher": group["batcher"] and _flat(group["batcher"])} for group in data["replicas"]
+    ]
+    return {**data, **{role: _flat(data[role]) for role in _ROLES}}
+
+
+def _flat(policy: dict[str, Any]) -> dict[str, Any]:
+    return {"name": policy["name"], **policy["params"]}
 
 
 def _names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
@@ -246,20 +259,34 @@ def _place(data: dict[str, Any], path: list[str], value: Any, where: str) -> Non
             raise InputError(f"'{head}' holds several values; set one of them, such as {example}", where)
         data[head] = value
         return
-    if head in _ROLES:
-        default = getattr(Deployment(model="", replicas=()), head).name
-        section = data.setdefault(head, default)
-        section = data[head] = {"name": section} if isinstance(section, str) else section
-    elif head == "slo":
-        section = data.setdefault("slo", {})
-    elif head == "replicas":
-        groups = data["replicas"]
-        if not rest[0].isdecimal() or int(rest[0]) >= len(groups) or len(rest) < 2:
-            most = f"0 to {len(groups) - 1}" if len(groups) > 1 else "0"
-            raise InputError(f"name a group of replicas ({most}) and one of its keys, such as replicas.0.tp=2", where)
-        section, rest = groups[int(rest[0])], rest[1:]
-    else:
-        raise InputError(f"'{head}' holds one value; write {head}=VALUE", where)
-    if len(rest) > 1:
-        raise InputError(f"'{path[-1]}' is one level too deep; write {'.'.join(path[:-1])}=VALUE", where)
-    section[rest[0]] = value
+    section, keys = data, path
+    if head == "replicas":
+        section, keys = _group_named(data["replicas"], rest, where)
+    *parts, last = keys
+    for i, key in enumerate(parts):
+        section = _part_of(section, key, ".".join(path[: len(path) - len(keys) + i + 1]), where)
+    section[last] = value
+
+
+def _group_named(groups: list[dict[str, Any]], keys: list[str], where: str) -> tuple[dict[str, Any], list[str]]:
+    """The group of replicas that the first key names, by number or by a role that no other has; and the keys left."""
+    name, *rest = keys
+    named = [group for group in groups if group.get("role", MIXED) == name]
+    if name in ROLES and len(named) == 1:
+        return named[0], rest or ["count"]
+    if name in ROLES and named:
+        raise InputError(f"{len(named)} groups have the role {name}; name one by its number, such as replicas.0", where)
+    if not name.isdecimal() or int(name) >= len(groups) or not rest:
+        most = f"0 to {len(groups) - 1}" if len(groups) > 1 else "0"
+        raise InputError(f"name a group of replicas ({most}) and one of its keys, such as replicas.0.tp=2", where)
+    return groups[int(name)], rest
+
+
+def _part_of(section: dict[str, Any], key: str, name: str, where: str) -> dict[str, Any]:
+    """The part of a section that has keys of its own, made if it is not there; a name alone becomes one."""
+    if key not in (*_ROLES, "slo", "link"):
+        raise InputError(f"'{name}' holds one value; write {name}=VALUE", where)
+    part = section.get(key) or ({"name": getattr(Deployment("", ()), key).name} if key in _ROLES else {})
+    made: dict[str, Any] = {"name": part} if isinstance(part, str) else part
+    section[key] = made
+    return made

@@ -8,8 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from phasewise.control.latency import in_words, step_times
-from phasewise.core.errors import InputError
-from phasewise.core.spec import Deployment, ModelSpec, PolicySpec, ReplicaSpec, Resolved, ResolvedReplica
+from phasewise.core.errors import InputError, unknown
+from phasewise.core.spec import ROLES, Deployment, ModelSpec, PolicySpec, Resolved, ResolvedReplica
 from phasewise.perf.efficiency import DATA_SHEET, FITTED, efficiency
 from phasewise.perf.hardware import device
 from phasewise.perf.memory import kv_blocks
@@ -26,29 +26,59 @@ def resolve(deployment: Deployment, where: str | None = None) -> Resolved:
     watermark holds if that is less still: so every admitted request can run alone to its end.
     """
     spec = model(deployment.model, where)
-    batcher = catalog.resolved("batcher", deployment.batcher, where)
     router = catalog.resolved("router", deployment.router, where)
-    built = catalog.build("batcher", batcher)
-    watermark = built.watermark
-    default = getattr(built, "prefix_cache", None)
-    if deployment.prefix_cache and default is None:
-        able = ", ".join(catalog.prefix_keepers())
-        raise InputError(
-            f"batcher {batcher.name} keeps no prefixes; leave prefix_cache out, or take one of {able}", where
-        )
-    prefix_cache = bool(default if deployment.prefix_cache is None else deployment.prefix_cache)
     _check(deployment, spec, where)
+    batcher = catalog.resolved("batcher", deployment.batcher, where)
+    groups = tuple(
+        msgspec.structs.replace(group, batcher=group.batcher and catalog.resolved("batcher", group.batcher, where))
+        for group in deployment.replicas
+    )
+    filled = msgspec.structs.replace(deployment, batcher=batcher, router=router, replicas=groups)
     replicas: list[ResolvedReplica] = []
-    for group in deployment.replicas:
-        replicas += [_replica(deployment, spec, group, watermark, where)] * group.count
-    if isinstance(built, Tuned):
-        models = [latency_model(deployment, spec, replica) for replica in dict.fromkeys(replicas)]
-        try:
-            batcher = PolicySpec(batcher.name, msgspec.to_builtins(built.tuned(models)))
-        except InputError as error:
-            raise InputError(f"batcher {batcher.name}: {error}", where) from None
-    filled = msgspec.structs.replace(deployment, batcher=batcher, router=router, prefix_cache=prefix_cache)
-    return Resolved(filled, spec, tuple(replicas), _basis(deployment, replicas))
+    for i in range(len(groups)):
+        replicas += [_replica(filled, spec, i, where)] * groups[i].count
+    resolved = _tuned(Resolved(filled, spec, tuple(replicas), _basis(deployment, replicas)), where)
+    return _with_prefixes(resolved, deployment.prefix_cache, where)
+
+
+def _tuned(resolved: Resolved, where: str | None) -> Resolved:
+    """With the parameters that its batchers choose by the step times of the replicas that they plan for."""
+    deployment = resolved.deployment
+    shared = [i for i, group in enumerate(deployment.replicas) if group.batcher is None]
+    groups = list(deployment.replicas)
+    for i in range(len(groups)):
+        if (own := groups[i].batcher) is not None:
+            groups[i] = msgspec.structs.replace(groups[i], batcher=_tuned_for(resolved, own, [i], where))
+    batcher = _tuned_for(resolved, deployment.batcher, shared, where) if shared else deployment.batcher
+    filled = msgspec.structs.replace(deployment, batcher=batcher, replicas=tuple(groups))
+    return msgspec.structs.replace(resolved, deployment=filled)
+
+
+def _tuned_for(resolved: Resolved, batcher: PolicySpec, groups: list[int], where: str | None) -> PolicySpec:
+    built = catalog.build("batcher", batcher)
+    if not isinstance(built, Tuned):
+        return batcher
+    kinds = dict.fromkeys(replica for replica in resolved.replicas if replica.group in groups)
+    models = [latency_model(resolved.deployment, resolved.model, kind) for kind in kinds]
+    try:
+        return PolicySpec(batcher.name, msgspec.to_builtins(built.tuned(models)))
+    except InputError as error:
+        raise InputError(f"batcher {batcher.name}: {error}", where) from None
+
+
+def _with_prefixes(resolved: Resolved, wanted: bool | None, where: str | None) -> Resolved:
+    """With prefix caching on or off: as wanted, or as the published systems of all its batchers do by default."""
+    groups = dict.fromkeys(replica.group for replica in resolved.replicas)
+    deployment = resolved.deployment
+    used = [deployment.replicas[group].batcher or deployment.batcher for group in groups]
+    defaults = {spec.name: getattr(catalog.build("batcher", spec), "prefix_cache", None) for spec in used}
+    unable = [name for name, default in defaults.items() if default is None]
+    if wanted and unable:
+        able = ", ".join(catalog.prefix_keepers())
+        raise InputError(f"batcher {unable[0]} keeps no prefixes; leave prefix_cache out, or take one of {able}", where)
+    prefix_cache = all(defaults.values()) if wanted is None else wanted
+    filled = msgspec.structs.replace(deployment, prefix_cache=prefix_cache)
+    return msgspec.structs.replace(resolved, deployment=filled)
 
 
 def _check(deployment: Deployment, spec: ModelSpec, where: str | None) -> None:
@@ -66,13 +96,21 @@ def _check(deployment: Deployment, spec: ModelSpec, where: str | None) -> None:
     for name, value in msgspec.structs.asdict(deployment.slo).items():
         if value is not None and not 0 < value < 1e6:
             raise InputError(f"slo.{name} is {value}; give seconds above 0", where)
+    for name in ("report_s", "patience_s", "cold_start_s"):
+        value = getattr(deployment, name)
+        if not 0 <= value < 1e6:
+            raise InputError(f"{name} is {value}; give seconds, 0 or more", where)
+    if deployment.patience_s <= 2 * deployment.wire_s:
+        raise InputError(f"patience_s is {deployment.patience_s}; an answer takes 2 x wire_s: give more", where)
     if not deployment.replicas:
         raise InputError("no replicas; give at least one group with a device", where)
 
 
-def _replica(
-    deployment: Deployment, spec: ModelSpec, group: ReplicaSpec, watermark: float, where: str | None
-) -> ResolvedReplica:
+def _replica(deployment: Deployment, spec: ModelSpec, number: int, where: str | None) -> ResolvedReplica:
+    group = deployment.replicas[number]
+    watermark: float = catalog.build("batcher", group.batcher or deployment.batcher).watermark
+    if group.role not in ROLES:
+        raise unknown("role", group.role, ROLES, where)
     if not 1 <= group.count <= 10_000:
         raise InputError(f"a group of {group.count} replicas; give 1 to 10000", where)
     found = device(group.device, where)
@@ -88,7 +126,7 @@ def _replica(
             where,
         )
     times = step_times(deployment, spec, found, group.tp, where)
-    return ResolvedReplica(found, group.tp, blocks, limit, times)
+    return ResolvedReplica(found, group.tp, blocks, limit, times, group.pp, group.role, number)
 
 
 def _basis(deployment: Deployment, replicas: list[ResolvedReplica]) -> str:

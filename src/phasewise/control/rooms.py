@@ -19,7 +19,7 @@ def open_instance(resolved: Resolved, replica: int) -> InstanceControl:
     """The room of one replica, with a batcher and a ledger of its own."""
     deployment = resolved.deployment
     spec = resolved.replicas[replica]
-    batcher = catalog.build("batcher", deployment.batcher)
+    batcher = catalog.build("batcher", resolved.batcher(replica))
     kind = PrefixLedger if deployment.prefix_cache else BlockLedger
     ledger = kind(spec.blocks, deployment.block_tokens, int(batcher.watermark * spec.blocks))
     return InstanceControl(batcher, ledger, spec.max_context)

@@ -70,13 +70,41 @@ class PolicySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     params: dict[str, Any] = {}
 
 
+PREFILL, DECODE, MIXED = ROLES = ("prefill", "decode", "mixed")
+"""What a replica is for: prompts, answers, or both."""
+
+SERIALISED, LAYER_WISE, BY_SIZE = TRANSFERS = ("serialised", "layer-wise", "by-size")
+"""When keys and values leave a prefill replica: after the whole prompt, after each layer, or whichever suits the prompt."""
+
+
+class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What carries keys and values from one replica to another: a preset by `name`, and what differs from it.
+
+    `gb_s` is one direction at each replica (10^9 bytes a second), `latency_us` from the first byte sent to the first one
+    there (None: the preset's). `transfer` says when they leave; by size, prompts of at least `layer_wise_from` tokens go
+    layer by layer (Splitwise, section 4.4).
+    """
+
+    name: str = "infiniband-ndr"
+    gb_s: float | None = None
+    latency_us: float | None = None
+    transfer: str = BY_SIZE
+    layer_wise_from: int = 512
+
+
 class ReplicaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`count` equal replicas: `tp` devices each, of which the share `memory_utilisation` may be used."""
+    """`count` equal replicas for one `role`, each of `pp` stages of `tp` devices.
+
+    Of each device the share `memory_utilisation` may be used; `batcher` is their own (None: the deployment's).
+    """
 
     device: str
     count: int = 1
     tp: int = 1
     memory_utilisation: float = 0.9
+    role: str = MIXED
+    pp: int = 1
+    batcher: PolicySpec | None = None
 
 
 class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +115,9 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     up to whole GEMM tiles (0: no rounding); `wire_s` is how long a message between the rooms takes. `prefix_cache` keeps the
     content of prompts in the KV memory (None: as the batcher's published system does by default). `latency` says what the
     step times rest on: the roofline (None), a published model's name, or the path of a latency file.
+
+    Of a fleet: `link` hands over keys and values; a replica reports to the router at most every `report_s`; the cluster asks
+    again for what has had no word for `patience_s`; a replica that starts serves after `cold_start_s`.
     """
 
     model: str
@@ -101,17 +132,24 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slo: Slo = Slo()
     prefix_cache: bool | None = None
     latency: str | None = None
+    link: LinkSpec = LinkSpec()
+    report_s: float = 0.1
+    patience_s: float = 30.0
+    cold_start_s: float = 60.0
 
 
 class ResolvedReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One replica with everything looked up: its device, its KV blocks, the longest context that it serves, and its step
-    times if they are not the roofline's."""
+    """One replica with everything looked up: its device, its KV blocks, the longest context that it serves, its step times
+    if they are not the roofline's, and which group of the deployment's `replicas` it is of."""
 
     device: DeviceSpec
     tp: int
     blocks: int
     max_context: int
     latency: StepTimes | None = None
+    pp: int = 1
+    role: str = MIXED
+    group: int = 0
 
 
 class Resolved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,3 +162,7 @@ class Resolved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelSpec
     replicas: tuple[ResolvedReplica, ...]
     basis: str
+
+    def batcher(self, replica: int) -> PolicySpec:
+        """The batcher of a replica: its group's own, or the deployment's."""
+        return self.deployment.replicas[self.replicas[replica].group].batcher or self.deployment.batcher
