@@ -19,6 +19,7 @@ from phasewise.core.steptimes import DecodeTimes, PrefillTimes, StepTimes
 from phasewise.perf.fit import MeasuredStep
 from phasewise.perf.fitted import Fitted
 from phasewise.perf.hardware import device
+from phasewise.perf.links import presets, resolve_link
 from phasewise.policy import catalog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
@@ -104,3 +105,27 @@ def test_the_workloads_of_the_guide_load(tmp_path: Path) -> None:
     assert [c.name for c in found[2].classes] == ["chat", "summary"]
     assert found[3].describe()["users"] == 32
     assert [c.name for c in found[4].classes] == ["chat", "code"]
+
+
+def test_the_links_of_the_guide_are_the_presets() -> None:
+    cells = re.findall(r"^\| `(.+?)` \| (.+) \|$", (DOCS / "links.md").read_text(), re.MULTILINE)
+    assert [(name, *rest.split(" | ")) for name, rest in cells] == [
+        (
+            link.name,
+            f"{link.gb_s:g}",
+            "device" if link.per_device else "replica",
+            f"{link.latency_us:g}",
+            f"{link.leftover_ms:g}",
+            link.source,
+        )
+        for link in presets().values()
+    ]
+
+
+def test_the_links_of_the_guide_resolve() -> None:
+    fleet = "model: Llama-3.1-8B\nreplicas: [{device: h100}]\n"
+    found = [resolve_link(deployment_from(yaml.safe_load(fleet + text)).link) for text in blocks("links.md", "yaml")]
+    assert [(link.name, link.gb_s, link.latency_us) for link in found] == [
+        ("infiniband-ndr", 50.0, 3.0),
+        ("ethernet-100g", 11.0, 30.0),
+    ]
