@@ -1,80 +1,16 @@
-"""Flows against closed forms, against a fluid that moves in small steps, and by the properties of a fair share."""
+"""Flows against closed forms: alone, sharing, waiting for their sender, on links that change; and their rounding."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from fluid import Begun, ends, run, world
 from phasewise.perf.links import visible_ns
-from phasewise.sim.clock import VirtualClock
-from phasewise.sim.links import Flows
-
-
-class Begun(NamedTuple):
-    at_ns: int
-    source: int
-    target: int
-    nbytes: int
-    ready_in_ns: int | None = None
-    last_bytes: int = 0
-
-
-class Slowed(NamedTuple):
-    at_ns: int
-    source: int | None
-    target: int | None
-    factor: float
-
-
-def world(out: list[float], into: list[float], now_ns: int = 0) -> tuple[VirtualClock, Flows]:
-    clock = VirtualClock(now_ns)
-    return clock, Flows(clock, out, into)
-
-
-def begin(flows: Flows, flow: int, begun: Begun) -> None:
-    ready = None if begun.ready_in_ns is None else begun.at_ns + begun.ready_in_ns
-    flows.begin(flow, begun.source, begun.target, begun.nbytes, ready, begun.last_bytes)
-
-
-def ends(clock: VirtualClock, flows: Flows) -> dict[int, int]:
-    """Look whenever asked to, until nothing is under way: when each flow ended."""
-    found = {}
-    while (next_ns := flows.next_ns()) is not None:
-        clock.now_ns = next_ns
-        found |= dict.fromkeys(flows.ended(), next_ns)
-    return found
-
-
-def run(out: list[float], into: list[float], script: list[Begun | Slowed], looks: Sequence[int] = ()) -> dict[int, int]:
-    """When each flow of a script in order of time ended; `looks` are instants at which somebody looks in vain."""
-    clock, flows = world(out, into)
-    found: dict[int, int] = {}
-    begun = 0
-    for i, at_ns in sorted(
-        [(i, s.at_ns) for i, s in enumerate(script)] + [(-1, at) for at in looks], key=lambda x: x[1]
-    ):
-        while (next_ns := flows.next_ns()) is not None and next_ns <= at_ns:
-            clock.now_ns = next_ns
-            found |= dict.fromkeys(flows.ended(), next_ns)
-        clock.now_ns = at_ns
-        step = script[i]
-        if i < 0:
-            assert flows.ended() == []
-        elif isinstance(step, Slowed):
-            flows.scale(step.source, step.target, step.factor)
-        else:
-            begin(flows, begun, step)
-            begun += 1
-    return found | ends(clock, flows)
-
-
-# Closed forms
 
 
 @given(st.integers(0, 10**13), st.floats(0.01, 1e4), st.integers(0, 10**16))
@@ -164,9 +100,6 @@ def test_a_layer_wise_flow_alone_is_the_closed_form(nbytes: int, layer_ns: int, 
     assert abs(took - visible_ns(nbytes, prompt_ns, layers, float(rate), True)) <= 1
 
 
-# Links that change
-
-
 @pytest.mark.parametrize("who", [(0, 1), (0, None), (None, 1), (None, None)])
 @given(nbytes=st.integers(1, 10**9), rate=st.floats(0.1, 100.0), factor=st.sampled_from([1.0, 2.0, 7.0]))
 def test_a_slow_link_takes_longer_by_its_factor(
@@ -246,178 +179,6 @@ def test_who_looks_late_finds_each_end_where_it_was() -> None:
     clock.now_ns = 10_000
     flows.begin(1, 0, 2, 0)
     assert flows.ended() == [1, 3, 9]
-
-
-# Random worlds
-
-CAPACITY = st.sampled_from([1.0, 2.0, 3.0, 5.0, 8.0])
-CARDS = st.lists(CAPACITY, min_size=3, max_size=3)
-WHO = st.integers(0, 2)
-BEGUN = st.builds(
-    Begun, st.integers(0, 100), WHO, WHO, st.integers(0, 400), st.none() | st.integers(0, 100), st.integers(0, 100)
-)
-SLOWED = st.builds(Slowed, st.integers(0, 100), st.none() | WHO, st.none() | WHO, st.sampled_from([1.0, 2.0, 4.0]))
-SCRIPT = st.lists(BEGUN | SLOWED, min_size=1, max_size=8).map(lambda script: sorted(script, key=lambda s: s.at_ns))
-
-
-class Naive:
-    """A fluid in small steps. Rates grow by small amounts in turn, as long as nothing that bounds them is full."""
-
-    PER_NS = 4
-    GROWTH = 1 / 240
-
-    def __init__(self, out: list[float], into: list[float]) -> None:
-        self.out, self.into = out, into
-        self.factors: dict[tuple[int | None, int | None], float] = {}
-        self.left: dict[int, float] = {}
-        self.begun: dict[int, Begun] = {}
-        self.known: dict[tuple[int, ...], dict[int, float]] = {}
-
-    def bounds(self, flow: int) -> list[tuple[str, float]]:
-        source, target = self.begun[flow].source, self.begun[flow].target
-        slow = self.factors.get((None, None), 1.0)
-        out = self.out[source] / slow / self.factors.get((source, None), 1.0)
-        into = self.into[target] / slow / self.factors.get((None, target), 1.0)
-        pair = min(out, into) / self.factors.get((source, target), 1.0)
-        return [(f"out {source}", out), (f"in {target}", into), (f"{source} to {target}", pair)]
-
-    def rates(self, flows: tuple[int, ...]) -> dict[int, float]:
-        if flows not in self.known:
-            rates = dict.fromkeys(flows, 0.0)
-            used: dict[str, float] = {}
-            growing = list(flows)
-            while growing:
-                for flow in list(growing):
-                    bounds = self.bounds(flow)
-                    if any(used.get(name, 0.0) + self.GROWTH > bound + 1e-9 for name, bound in bounds):
-                        growing.remove(flow)
-                        continue
-                    rates[flow] += self.GROWTH
-                    for name, _ in bounds:
-                        used[name] = used.get(name, 0.0) + self.GROWTH
-            self.known[flows] = rates
-        return self.known[flows]
-
-    def run(self, script: list[Begun | Slowed]) -> dict[int, float]:
-        todo, found, tick = list(script), {}, 0
-        while todo or self.left:
-            now = tick / self.PER_NS
-            while todo and todo[0].at_ns <= now:
-                step = todo.pop(0)
-                if isinstance(step, Slowed):
-                    self.factors[step.source, step.target] = step.factor
-                    self.known.clear()
-                else:
-                    self.left[len(self.begun)] = step.nbytes
-                    self.begun[len(self.begun)] = step
-            may = {}
-            for flow, left in self.left.items():
-                begun = self.begun[flow]
-                early = begun.ready_in_ns is not None and now < begun.at_ns + begun.ready_in_ns
-                may[flow] = left - (min(begun.last_bytes, begun.nbytes) if early else 0)
-                if left <= 1e-9 and not early:
-                    found[flow] = now
-            for flow in found:
-                self.left.pop(flow, None)
-            going = tuple(flow for flow in self.left if may[flow] > 1e-9)
-            for flow, rate in self.rates(going).items():
-                self.left[flow] -= min(may[flow], rate / self.PER_NS)
-            tick += 1
-        return found
-
-
-@settings(max_examples=150, deadline=None)
-@given(CARDS, CARDS, SCRIPT)
-def test_a_fluid_in_small_steps_does_the_same(
-    out: list[float], into: list[float], script: list[Begun | Slowed]
-) -> None:
-    found, expected = run(out, into, script), Naive(out, into).run(script)
-    assert found.keys() == expected.keys()
-    for flow, end in expected.items():
-        assert found[flow] == pytest.approx(end, rel=0.01, abs=4), (flow, found, expected)
-
-
-@given(CARDS, CARDS, SCRIPT, st.lists(st.integers(0, 400), max_size=20))
-def test_looking_more_often_changes_nothing(
-    out: list[float], into: list[float], script: list[Begun | Slowed], looks: list[int]
-) -> None:
-    assert run(out, into, script, looks) == run(out, into, script)
-
-
-def capacities(out: list[float], into: list[float], slow: dict[tuple[int, int], float]) -> dict[str, float]:
-    found = {f"out {i}": c for i, c in enumerate(out)} | {f"in {i}": c for i, c in enumerate(into)}
-    return found | {f"{i} to {j}": min(out[i], into[j]) / factor for (i, j), factor in slow.items()}
-
-
-@given(
-    st.lists(st.floats(0.1, 50.0), min_size=4, max_size=4),
-    st.lists(st.floats(0.1, 50.0), min_size=4, max_size=4),
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12),
-    st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 3)), st.floats(1.0, 10.0), max_size=3),
-)
-def test_a_fair_share(
-    out: list[float], into: list[float], ways: list[tuple[int, int]], slow: dict[tuple[int, int], float]
-) -> None:
-    """No bound is exceeded, and each flow has a bound that is used up and that nobody uses more: there is only one such
-    share, the max-min fair one (Bertsekas and Gallager, section 6.5.2)."""
-    _, flows = world(out, into)
-    for (i, j), factor in slow.items():
-        flows.scale(i, j, factor)
-    for flow, (i, j) in enumerate(ways):
-        flows.begin(flow, i, j, 10**9)
-    bounds = capacities(out, into, slow)
-    users: dict[str, list[float]] = {name: [] for name in bounds}
-    routes = [[name for name in (f"out {i}", f"in {j}", f"{i} to {j}") if name in bounds] for i, j in ways]
-    for flow, route in enumerate(routes):
-        for name in route:
-            users[name].append(flows.rate(flow))
-    used = {name: sum(rates) for name, rates in users.items()}
-    assert all(used[name] <= bounds[name] * (1 + 1e-9) for name in bounds)
-    for flow, route in enumerate(routes):
-        mine = flows.rate(flow)
-        assert any(
-            used[name] >= bounds[name] * (1 - 1e-9) and mine >= max(users[name]) * (1 - 1e-9) for name in route
-        ), (flow, mine, users, bounds)
-
-
-@given(CARDS, CARDS, SCRIPT, st.integers(0, 100), WHO)
-def test_every_byte_arrives_once_and_the_dropped_take_no_others_along(
-    out: list[float], into: list[float], script: list[Begun | Slowed], drop_ns: int, dead: int
-) -> None:
-    """The rates, summed nanosecond by nanosecond, give each flow's bytes when it ends; who is dropped has sent no more."""
-    clock, flows = world(out, into)
-    begun: dict[int, Begun] = {}
-    sent: dict[int, float] = {}
-    under_way: list[int] = []
-    todo = list(script)
-    while todo or under_way or clock.now_ns <= drop_ns:
-        over = flows.ended()
-        for flow in over:
-            excess = sent[flow] - begun[flow].nbytes
-            # It ends at the first whole nanosecond at which all is sent, so up to one nanosecond's bytes are too many; and
-            # as many again if it had to wait, which it begins at the first whole nanosecond too.
-            rounded = 1 if begun[flow].ready_in_ns is None else 2
-            most = min(out[begun[flow].source], into[begun[flow].target])
-            assert -1e-6 <= excess <= rounded * most + 1e-6
-        under_way = [flow for flow in under_way if flow not in over]
-        while todo and todo[0].at_ns <= clock.now_ns:
-            step = todo.pop(0)
-            if isinstance(step, Slowed):
-                flows.scale(step.source, step.target, step.factor)
-            else:
-                flow = len(begun)
-                begun[flow], sent[flow] = step, 0.0
-                under_way.append(flow)
-                begin(flows, flow, step)
-        if clock.now_ns == drop_ns:
-            gone = flows.drop_between(dead, None)
-            assert gone == [flow for flow in under_way if begun[flow].source == dead]
-            assert all(sent[flow] <= begun[flow].nbytes + 2 * out[dead] for flow in gone)
-            under_way = [flow for flow in under_way if flow not in gone]
-        for flow in under_way:
-            sent[flow] += flows.rate(flow)
-        clock.now_ns += 1
-    assert flows.next_ns() is None
 
 
 def test_many_changes_of_rate_lose_no_time() -> None:
