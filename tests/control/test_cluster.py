@@ -12,6 +12,7 @@ from phasewise.core.action import Ended, Outcome
 from phasewise.core.event import Arrived, Gone
 from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
 from phasewise.core.request import Request
+from phasewise.core.spec import MIXED
 from phasewise.policy.routing.round_robin import RoundRobin
 from phasewise.sim.simulate import simulate
 from worlds import ToyLatency, toy_resolved, workload
@@ -21,7 +22,7 @@ class Fleet:
     """The cluster room with levers."""
 
     def __init__(self, replicas: int = 1) -> None:
-        self.room = ClusterControl(RoundRobin(), replicas)
+        self.room = ClusterControl(RoundRobin(), [MIXED] * replicas)
         self.now_ns = 0
 
     def take(self, event: Any) -> list[Any]:

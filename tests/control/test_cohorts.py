@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from hands import Hand, Script, whole
-from phasewise.core.action import Finished, Forget, Regroup, Run, WakeAt
+from phasewise.core.action import Forget, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
 from phasewise.core.event import Woken
-from phasewise.core.message import Cancelled
+from phasewise.core.message import Cancelled, Finished
 from phasewise.core.step import StepPlan
 from phasewise.core.view import InstanceState
 
@@ -68,7 +68,7 @@ def test_a_moved_request_may_leave() -> None:
     hand = both(Hand(Script(*START, (Regroup(((0, "b"),)), StepPlan((), ("b",))), ())))
     hand.done()
     assert hand.cancel(0) == []
-    assert hand.done() == [Forget(0), Cancelled(0, 0, 2)]
+    assert hand.done() == [Forget(0), Cancelled(0, 0, 2, 0)]
     assert hand.state.cohorts["b"].count == 1
 
 

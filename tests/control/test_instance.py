@@ -167,7 +167,7 @@ def test_cancelled_while_waiting() -> None:
     hand = Hand(Script())
     hand.submit(0, 4)
     hand.submit(1, 4)
-    assert hand.cancel(0) == [Cancelled(0, 0, 0)], "the executor never heard of it"
+    assert hand.cancel(0) == [Cancelled(0, 0, 0, 0)], "the executor never heard of it"
     assert [r.id for r in hand.state.waiting] == [1]
 
 
@@ -177,14 +177,14 @@ def test_cancelled_while_waiting_after_a_preemption() -> None:
     hand.submit(1, 4)
     hand.done()
     hand.done(steps=2)
-    assert hand.cancel(1) == [Forget(1), Cancelled(1, 0, 3)]
+    assert hand.cancel(1) == [Forget(1), Cancelled(1, 0, 3, 0)]
 
 
 def test_cancelled_while_prefilling() -> None:
     hand = Hand(Script(StepPlan((Chunk(0, 0, 2, 4),))))
     hand.submit(0, 4)
     assert hand.cancel(0) == [], "a step is not cut short"
-    assert hand.done() == [Forget(0), Cancelled(0, 0, 0)]
+    assert hand.done() == [Forget(0), Cancelled(0, 0, 0, 0)]
     empty(hand)
 
 
@@ -192,7 +192,7 @@ def test_cancelled_in_the_step_of_its_first_token() -> None:
     hand = Hand(Script(StepPlan((whole(0, 4),))))
     hand.submit(0, 4)
     assert hand.cancel(0) == []
-    assert hand.done() == [Forget(0), Cancelled(0, 0, 1)]
+    assert hand.done() == [Forget(0), Cancelled(0, 0, 1, 0)]
     empty(hand)
 
 
@@ -204,7 +204,7 @@ def test_cancelled_while_decoding_cuts_the_leap_short() -> None:
     hand.done()
     assert hand.cancel(0) == [Interrupt(0)]
     out = hand.done(steps=3)
-    assert out[:2] == [Forget(0), Cancelled(0, 0, 5)]
+    assert out[:2] == [Forget(0), Cancelled(0, 0, 5, 0)]
     assert kinds(out) == ["Forget", "Cancelled", "Run"]
     hand.done(1, steps=1)
     empty(hand)
@@ -226,7 +226,7 @@ def test_cancelled_twice_is_cancelled_once() -> None:
     hand.done()
     assert hand.cancel(0) == [Interrupt(0)]
     assert hand.cancel(0) == []
-    assert hand.done(steps=1) == [Forget(0), Cancelled(0, 0, 2)]
+    assert hand.done(steps=1) == [Forget(0), Cancelled(0, 0, 2, 0)]
     assert hand.cancel(0) == []
 
 
@@ -265,7 +265,7 @@ def test_a_cancelled_head_of_the_queue_lets_the_next_one_in() -> None:
     hand.submit(1, 40)
     hand.submit(2, 4)
     hand.done()
-    assert hand.cancel(1) == [Cancelled(1, 0, 0), Interrupt(0)]
+    assert hand.cancel(1) == [Cancelled(1, 0, 0, 0), Interrupt(0)]
     out = hand.done(steps=1)
     assert [c.request for c in out[-1].plan.chunks] == [2]
 
@@ -279,7 +279,7 @@ def test_a_run_is_interrupted_once() -> None:
     hand.done()
     assert hand.submit(1, 4) == [Interrupt(0)]
     assert hand.submit(2, 4) == []
-    assert hand.cancel(1) == [Cancelled(1, 0, 0)]
+    assert hand.cancel(1) == [Cancelled(1, 0, 0, 0)]
     assert hand.cancel(0) == []
     hand.done(steps=1)
     assert [c.request for c in hand.flying[0].plan.chunks] == [2]
@@ -300,7 +300,7 @@ def test_a_closed_run_is_interrupted_by_a_cancellation_only() -> None:
     hand.done()
     assert hand.submit(1, 4) == []
     assert hand.submit(2, 4) == []
-    assert hand.cancel(1) == [Cancelled(1, 0, 0), Interrupt(0)]
+    assert hand.cancel(1) == [Cancelled(1, 0, 0, 0), Interrupt(0)]
 
 
 def test_a_closed_run_is_interrupted_by_the_cancellation_of_one_that_runs() -> None:
@@ -326,7 +326,7 @@ def test_a_replica_that_waits_is_asked_again_when_something_changes() -> None:
     assert hand.submit(1, 4) == []
     assert batcher.asked == 2
     out = hand.cancel(0)
-    assert out[0] == Cancelled(0, 0, 0)
+    assert out[0] == Cancelled(0, 0, 0, 0)
     assert kinds(out) == ["Cancelled", "Run"]
 
 

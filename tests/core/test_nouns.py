@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phasewise.control.rooms import open_cluster, open_instance
 from phasewise.core import action as actions
 from phasewise.core import event as events
 from phasewise.core.action import Action, Ended, Forget, Interrupt, Outcome, Regroup, Run, WakeAt
@@ -20,6 +21,7 @@ from phasewise.core.request import Request
 from phasewise.core.spec import Deployment, ModelSpec, PolicySpec, ReplicaSpec
 from phasewise.core.step import Chunk, StepPlan, total_ns
 from phasewise.core.units import to_ns, to_s
+from worlds import toy_resolved
 
 IDS = st.integers(0, 1 << 31)
 TIMES = st.integers(0, 1 << 62)
@@ -61,6 +63,23 @@ MEMBERS: dict[type, st.SearchStrategy[Any]] = {
 }
 
 
+FLOATS = st.floats(allow_nan=False)
+PAIRS = st.lists(st.tuples(IDS, COUNTS), max_size=3).map(tuple)
+FIELDS: dict[Any, Any] = {
+    int: COUNTS,
+    float: FLOATS,
+    str: st.text(),
+    bool: st.booleans(),
+    Request: REQUESTS,
+    tuple[tuple[int, int], ...]: PAIRS,
+    tuple[tuple[int, tuple[tuple[float, float, int], ...]], ...]: st.lists(
+        st.tuples(IDS, st.lists(PIECES, max_size=2).map(tuple)), max_size=2
+    ).map(tuple),
+}
+for _kind in {*typing.get_args(Event), *typing.get_args(Action)} - set(MEMBERS):
+    MEMBERS[_kind] = st.builds(_kind, **{f.name: FIELDS[f.type] for f in msgspec.structs.fields(_kind)})
+
+
 @pytest.mark.parametrize("union", [Event, Action], ids=["event", "action"])
 @given(data=st.data())
 def test_every_member_of_a_union_survives_its_bytes(union: Any, data: st.DataObject) -> None:
@@ -78,7 +97,10 @@ def test_tags_are_distinct_and_the_unions_are_what_the_rooms_take() -> None:
     tags = [member.__struct_config__.tag for member in members]
     assert len(set(tags)) == len(tags)
     assert set(typing.get_args(ClusterEvent)) | set(typing.get_args(InstanceEvent)) == set(typing.get_args(Event))
-    assert not set(typing.get_args(ClusterEvent)) & set(typing.get_args(InstanceEvent))
+    assert set(typing.get_args(ClusterEvent)) & set(typing.get_args(InstanceEvent)) == {Woken}
+    resolved = toy_resolved()
+    assert set(open_cluster(resolved).handlers) == set(typing.get_args(ClusterEvent))
+    assert set(open_instance(resolved, 0).handlers) == set(typing.get_args(InstanceEvent))
     for module in (actions, events):
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, msgspec.Struct):

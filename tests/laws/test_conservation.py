@@ -21,7 +21,7 @@ from phasewise.record.columns import FINISHED, MOVED
 from phasewise.record.gaps import continues
 from phasewise.record.header import Header
 from phasewise.record.runlog import Recorder
-from phasewise.sim.simulate import World
+from phasewise.sim.world import World
 from worlds import ARMS, ToyLatency, mixed, random_gone, random_rows, toy_resolved
 
 STARTS_AT = {
@@ -118,7 +118,7 @@ def test_requests_tokens_and_blocks_are_conserved(arm: str, data: st.DataObject)
         loop._handlers = rooms[-1].handlers
     world.run()
     log = recorder.close()
-    stranded = set().union(*(room.stranded(arm, world._clock.now_ns) for room in rooms))
+    stranded = set().union(*(room.stranded(arm, world.clock.now_ns) for room in rooms))
     assert not stranded or arm in STARTS_AT
     for room in rooms:
         assert room.inside or room.room.state.ledger.free == room.room.state.ledger.blocks

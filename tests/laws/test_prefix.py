@@ -24,7 +24,8 @@ from phasewise.policy.batching.sarathi import Sarathi
 from phasewise.policy.batching.vllm_v1 import VllmV1
 from phasewise.record.header import Header
 from phasewise.record.runlog import Recorder, RunLog
-from phasewise.sim.simulate import World, simulate
+from phasewise.sim.simulate import simulate
+from phasewise.sim.world import World
 from phasewise.workload.truth import Truth
 from phasewise.workload.workload import Workload
 from worlds import ConstantLatency, Row, ToyLatency, random_gone, random_rows, toy_resolved

@@ -11,8 +11,8 @@ import pytest
 from phasewise.core.errors import InputError
 from phasewise.core.request import Request
 from phasewise.core.spec import PolicySpec
-from phasewise.core.view import ClusterView
 from phasewise.policy import catalog
+from phasewise.policy.fleet import ClusterView
 from phasewise.policy.routing.round_robin import RoundRobin
 
 
@@ -119,5 +119,12 @@ def test_a_package_may_bring_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_round_robin_takes_turns_among_those_that_are_left() -> None:
     router = RoundRobin()
     request = Request(0, 0, 1)
-    assert [router.route(request, ClusterView((0, 1, 2))) for _ in range(5)] == [0, 1, 2, 0, 1]
-    assert {router.route(request, ClusterView((0, 2))) for _ in range(2)} == {0, 2}
+    view = ClusterView(["mixed"] * 3, [10] * 3)
+    assert [router.route(request, view, 0) for _ in range(5)] == [0, 1, 2, 0, 1]
+    view.barred = (1,)
+    assert {router.route(request, view, 0) for _ in range(2)} == {0, 2}
+    view.set_open(0, False)
+    assert router.route(request, view, 0) == 2
+    view.set_role(2, "decode")
+    assert router.route(request, view, 0) is None
+    assert router.route(request, view, 0, source=1) == 2

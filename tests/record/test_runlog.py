@@ -51,8 +51,9 @@ def rebuilt(log: RunLog) -> Tables:
     for room in range(1, log.rooms):
         columns = InstanceColumns()
         columns.fold(log.records(room))
-        tables.append(columns.tables())
-    return Tables(cluster.table(), tuple(t[0] for t in tables), tuple(t[1] for t in tables))
+        tables.append((*columns.tables(), columns.transfers()))
+    steps, spans, transfers = zip(*tables, strict=True)
+    return Tables(cluster.table(), steps, spans, transfers, cluster.changes())
 
 
 # There and back ---------------------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def test_no_file_and_no_log(tmp_path: Path) -> None:
     assert "No such file" in complaint(tmp_path / "none.log")
     assert "directory" in complaint(tmp_path)
     path = tmp_path / "x.log"
-    for data in (b"", b"PHASEWISE", b"arrival_s,input_tokens\n1,2\n", MAGIC.replace(b"1", b"9")):
+    for data in (b"", b"PHASEWISE", b"arrival_s,input_tokens\n1,2\n", MAGIC.replace(b"2", b"9")):
         path.write_bytes(data)
         assert "not a run log of this version" in complaint(path)
 

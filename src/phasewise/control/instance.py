@@ -10,40 +10,86 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from phasewise.control.check import check_chunk, check_chunks, check_flights, check_preempted, find_waiting
+from phasewise.control.handover import HandOver
 from phasewise.control.lane import Lane
 from phasewise.control.ports import Handlers
-from phasewise.core.action import Action, Forget, Interrupt, Regroup, Run, WakeAt
+from phasewise.control.reporter import Reporter
+from phasewise.control.told import Told
+from phasewise.core.action import Action, Forget, Interrupt, Perished, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
-from phasewise.core.event import StepDone, Woken
+from phasewise.core.event import Began, Died, Pulled, PullFailed, StepDone, Woken
 from phasewise.core.kv import BlockLedger
-from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
+from phasewise.core.message import (
+    Accepted,
+    Adopt,
+    Adopted,
+    Cancel,
+    Cancelled,
+    Declined,
+    Finished,
+    PromptDone,
+    Ready,
+    Refused,
+    Release,
+    Released,
+    Reserve,
+    Reserved,
+    SetRole,
+    Submit,
+)
 from phasewise.core.resident import Cohort, Resident
-from phasewise.core.step import StepPlan
+from phasewise.core.step import AWAY, StepPlan, sent_away
 from phasewise.core.view import InstanceState
 from phasewise.policy.roles import Batcher
 
 
 class InstanceControl:
-    """One replica. `lanes` forward passes may be in flight at once; a leap needs a replica with one lane.
+    """Replica number `replica`. `lanes` forward passes may be in flight at once; a leap needs a replica with one lane.
 
-    `handlers` maps each kind of event that the room takes to what answers it: `(event, now_ns) -> actions`.
+    `handlers` maps each kind of event that the room takes to what answers it: `(event, now_ns) -> actions`. With a `reporter`
+    the room tells the cluster how it stands; a `forgetful` one cannot repeat its last word on a request that it has let go.
     """
 
-    def __init__(self, batcher: Batcher, ledger: BlockLedger, max_context: int, lanes: int = 1) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        ledger: BlockLedger,
+        max_context: int,
+        lanes: int = 1,
+        replica: int = 0,
+        reporter: Reporter | None = None,
+        forgetful: bool = True,
+    ) -> None:
         self.state = InstanceState(ledger, max_context)
         self.handlers: Handlers = {
             StepDone: self._step_done,
             Submit: self._submit,
             Cancel: self._cancel,
             Woken: self._woken,
+            Reserve: self._reserve,
+            Adopt: self._adopt,
+            Release: self._release,
+            Pulled: self._pulled,
+            PullFailed: self._pull_failed,
+            SetRole: self._set_role,
+            Died: self._died,
+            Began: self._began,
         }
+        self.replica = replica
         self._plan: Callable[[InstanceState, int], tuple[Any, ...]] = batcher.plan
         self._ledger = ledger
         self._lanes = {i: Lane() for i in range(lanes)}
         self._alone = lanes == 1
         self._inside: dict[int, Resident] = {}
         self._leaving: dict[int, Resident] = {}
+        seats = getattr(batcher, "max_seqs", 1 << 30)
+        self._hand = HandOver(self.state, self._inside, seats, getattr(batcher, "accept_share", 1.0))
+        self._passing = False
+        self._reporter = reporter
+        self._told = None if forgetful else Told()
         self._runs = 0
         self._waking = False
         self._alarm_ns = -1
@@ -52,28 +98,146 @@ class InstanceControl:
     def _submit(self, event: Submit, now_ns: int) -> list[Action]:
         request = event.request
         limit = self.state.max_context
-        if request.prompt_tokens >= limit:
-            reason = f"a prompt of {request.prompt_tokens} tokens and one output token exceed the {limit} that fit"
-            return [Refused(request.id, event.epoch, reason)]
-        if request.id in self._inside:
-            raise PlanError(f"request {request.id} is submitted to a replica that it is still inside")
-        resident = Resident(request, event.epoch)
+        resident = Resident(request, event.epoch, event.from_token, event.stays)
+        if resident.known >= limit:
+            reason = f"a prompt of {resident.known} tokens and one output token exceed the {limit} that fit"
+            return self._say([Refused(request.id, event.epoch, reason)])
+        if (again := self._known(request.id, event.epoch)) is not None:
+            return again
         self._inside[request.id] = resident
+        self._passing = self._passing or not event.stays
         state = self.state
         state.waiting.append(resident)
         state.arrived_ns = now_ns
-        return self._nudge(now_ns, True)
+        out = self._nudge(now_ns, True)
+        if self._reporter is not None:
+            self._reporter.taken += 1
+            self._report(now_ns, out)
+        return out
+
+    def _known(self, request: int, epoch: int) -> list[Action] | None:
+        """What there is to say of an attempt that this replica has heard of before; None: it has not."""
+        if self._told is not None and (word := self._told.again(request, epoch)) is not None:
+            return word
+        if (parked := self._hand.parked(request, epoch)) is not None:
+            return [PromptDone(self.replica, request, epoch, parked.generated)]
+        resident = self._inside.get(request)
+        if resident is None:
+            return None
+        if resident.epoch != epoch:
+            raise PlanError(f"request {request} comes to a replica that it is still inside")
+        return [Accepted(request, epoch)]
 
     def _cancel(self, event: Cancel, now_ns: int) -> list[Action]:
-        resident = self._inside.get(event.request)
-        if resident is None or resident.epoch != event.epoch or event.request in self._leaving:
-            return []
-        if event.request in self.state.running and any(lane.run for lane in self._lanes.values()):
-            self._leaving[event.request] = resident
-            return self._nudge(now_ns, False)
+        request, epoch = event.request, event.epoch
         out: list[Action] = []
-        self._drop(resident, out)
-        return out + self._nudge(now_ns, False)
+        resident = self._inside.get(request)
+        if resident is not None and resident.epoch == epoch:
+            if request in self._leaving:
+                return []
+            if request in self.state.running and any(lane.run for lane in self._lanes.values()):
+                self._leaving[request] = resident
+                return self._nudge(now_ns, False)
+            self._drop(resident, out)
+        elif self._hand.guest(request, epoch) is not None:
+            self._hand.dismiss(request, out)
+            out.append(Cancelled(request, epoch, 0, self.replica))
+        elif (parked := self._hand.parked(request, epoch)) is not None:
+            self._hand.forget(parked)
+            out.append(Cancelled(request, epoch, parked.generated, self.replica))
+        elif self._told is not None:
+            return self._told.again(request, epoch) or self._say([Cancelled(request, epoch, 0, self.replica)])
+        else:
+            return []
+        return self._after(now_ns, self._say(out))
+
+    def _say(self, out: list[Action]) -> list[Action]:
+        """The same actions, the last words among them remembered."""
+        return out if self._told is None else self._told.keep(out)
+
+    def _after(self, now_ns: int, out: list[Action]) -> list[Action]:
+        """Something changed for good: think again at the next step boundary, and report it."""
+        out += self._nudge(now_ns, False)
+        if self._reporter is not None:
+            self._report(now_ns, out)
+        return out
+
+    def _report(self, now_ns: int, out: list[Action]) -> None:
+        assert self._reporter is not None
+        self._reporter.tell(self.state, self._lanes[0], now_ns, out)
+
+    def _reserve(self, event: Reserve, now_ns: int) -> list[Action]:
+        request, epoch = event.request.id, event.epoch
+        guest = self._hand.guest(request, epoch)
+        if guest is not None:
+            granted = guest.resident is not None
+            return [Reserved(self.replica, request, epoch) if granted else Accepted(request, epoch)]
+        if (again := self._known(request, epoch)) is not None:
+            return again
+        known = event.request.prompt_tokens + event.from_token
+        if known + 1 >= self.state.max_context:
+            reason = f"{known} tokens and two output tokens exceed the {self.state.max_context} that fit"
+            return self._say([Declined(self.replica, request, epoch, reason)])
+        return self._nudge(now_ns, False) if self._hand.ask(event) else []
+
+    def _adopt(self, event: Adopt, now_ns: int) -> list[Action]:
+        request, epoch = event.request, event.epoch
+        out: list[Action] = []
+        guest = self._hand.guest(request, epoch)
+        parked = self._hand.parked(request, epoch)
+        if guest is not None:
+            guest.adopted = True
+            seated = self._hand.land(guest, out)
+        elif parked is not None:
+            seated = self._hand.keep(self.replica, parked, out)
+        elif request in self._inside:
+            return [Adopted(self.replica, request, epoch)]
+        else:
+            again = None if self._told is None else self._told.again(request, epoch)
+            return [Declined(self.replica, request, epoch, "it is not here")] if again is None else again
+        return self._after(now_ns, out) if seated else out
+
+    def _pulled(self, event: Pulled, now_ns: int) -> list[Action]:
+        out: list[Action] = []
+        guest = self._hand.guest(event.request, event.epoch)
+        if guest is None:
+            return out
+        guest.pulled = True
+        return self._after(now_ns, out) if self._hand.land(guest, out) else out
+
+    def _pull_failed(self, event: PullFailed, now_ns: int) -> list[Action]:
+        guest = self._hand.guest(event.request, event.epoch)
+        if guest is None:
+            return []
+        guest.pulled = True  # nothing to call off
+        out: list[Action] = []
+        self._hand.dismiss(event.request, out)
+        out.append(Declined(self.replica, event.request, event.epoch, event.reason))
+        return self._after(now_ns, self._say(out))
+
+    def _release(self, event: Release, now_ns: int) -> list[Action]:
+        parked = self._hand.parked(event.request, event.epoch)
+        out: list[Action] = [Released(self.replica, event.request, event.epoch)]
+        if parked is None:
+            return out
+        self._hand.forget(parked)
+        return self._after(now_ns, out)
+
+    def _set_role(self, event: SetRole, now_ns: int) -> list[Action]:
+        self.state.role = event.role
+        return []
+
+    def _began(self, event: Began, now_ns: int) -> list[Action]:
+        return [Ready(self.replica)]
+
+    def _died(self, event: Died, now_ns: int) -> list[Action]:
+        """The process is gone: what its requests had emitted. Nothing is asked of this room any more."""
+        for number, pieces in event.done:
+            lane = self._lanes[number]
+            if lane.run is not None and pieces:
+                self._settle(lane, lane.run, sum(piece[2] for piece in pieces))
+        residents = [*self._inside.values(), *self.state.parked.values()]
+        return [Perished(tuple((r.id, r.emitted) for r in residents))]
 
     def _nudge(self, now_ns: int, heed_closed: bool) -> list[Action]:
         """Something changed between step boundaries: have a free lane filled, or cut short the leap that it may change.
@@ -96,7 +260,12 @@ class InstanceControl:
 
     def _woken(self, event: Woken, now_ns: int) -> list[Action]:
         self._waking = False
-        return self._ask(now_ns, []) if self._inside and any(lane.run is None for lane in self._lanes.values()) else []
+        out: list[Action] = []
+        if (self._inside or self._hand.waits) and any(lane.run is None for lane in self._lanes.values()):
+            self._ask(now_ns, out)
+        if self._reporter is not None:
+            self._report(now_ns, out)
+        return out
 
     def _step_done(self, event: StepDone, now_ns: int) -> list[Action]:
         lane = self._lanes[event.lane]
@@ -104,27 +273,12 @@ class InstanceControl:
         if run is None or run.id != event.run:
             raise PlanError(f"run {event.run} is reported done on lane {event.lane}, which is not running it")
         lane.run = None
-        state, ledger = self.state, self._ledger
-        state.last = plan = run.plan
+        self.state.last = plan = run.plan
         try:
             ((_, _, steps),) = event.pieces
         except ValueError:
             steps = sum(piece[2] for piece in event.pieces)
-        for cohort in lane.cohorts:
-            if run.repeat != 1:
-                ledger.free -= cohort.growth(steps)
-            cohort.clock += steps
-            cohort.context += steps * cohort.count
-        for chunk in plan.chunks:
-            resident = state.running[chunk.request]
-            resident.computed += chunk.tokens * steps
-            if chunk.joins is not None:
-                del state.prefilling[chunk.request]
-                try:
-                    cohort = state.cohorts[chunk.joins]
-                except KeyError:
-                    cohort = state.open(chunk.joins)
-                cohort.join(resident)
+        self._settle(lane, run, steps)
         out: list[Action] = []
         if event.ended:
             for request in event.ended:
@@ -133,9 +287,47 @@ class InstanceControl:
                 if self._leaving:
                     self._leaving.pop(request, None)
                 out.append(Finished(request, resident.epoch, resident.generated))
+        if self._passing:
+            self._part(plan, out)
         if self._leaving:
             self._leave(out)
-        return self._ask(now_ns, out) if self._inside else out
+        if self._told is not None:
+            self._told.keep(out)
+        if self._inside or self._hand.waits:
+            self._ask(now_ns, out)
+        if self._reporter is not None:
+            self._report(now_ns, out)
+        return out
+
+    def _settle(self, lane: Lane, run: Run, steps: int) -> None:
+        """Bring the books to where they are after so many iterations of a run."""
+        state, ledger = self.state, self._ledger
+        for cohort in lane.cohorts:
+            if run.repeat != 1:
+                ledger.free -= cohort.growth(steps)
+            cohort.clock += steps
+            cohort.context += steps * cohort.count
+        for chunk in run.plan.chunks:
+            resident = state.running[chunk.request]
+            resident.computed += chunk.tokens * steps
+            if chunk.joins is None:
+                continue
+            if not resident.stays:
+                resident.generated += 1
+                continue
+            del state.prefilling[chunk.request]
+            try:
+                cohort = state.cohorts[chunk.joins]
+            except KeyError:
+                cohort = state.open(chunk.joins)
+            cohort.join(resident)
+
+    def _part(self, plan: StepPlan, out: list[Action]) -> None:
+        """Those that were to leave after their prompt do so: they keep their blocks, and run no more."""
+        for chunk in plan.chunks:
+            if chunk.joins == AWAY and (resident := self._inside.get(chunk.request)) is not None:
+                self._hand.park(resident)
+                out.append(PromptDone(self.replica, resident.id, resident.epoch, resident.generated))
 
     def _leave(self, out: list[Action]) -> None:
         """Drop those whose clients left, unless another lane still has them in flight."""
@@ -155,7 +347,7 @@ class InstanceControl:
             self.state.waiting.remove(resident)
             if resident.generated:
                 out.append(Forget(resident.id))
-        out.append(Cancelled(resident.id, resident.epoch, resident.generated))
+        out.append(Cancelled(resident.id, resident.epoch, resident.generated, self.replica))
 
     def _vacate(self, resident: Resident) -> None:
         """Take a resident off the books of the running."""
@@ -171,6 +363,11 @@ class InstanceControl:
         """Ask the batcher what the free lanes should run, and apply it."""
         state = self.state
         alone, lanes = self._alone, self._lanes
+        if self._hand.waits:
+            self._hand.grant(out)
+            self._hand.seat(out)
+            if not self._inside:
+                return out
         if not alone:
             state.free_lanes = tuple(i for i, lane in lanes.items() if lane.run is None)
         # A callable kept in an attribute is slow to call as a method, here and in the executor.
@@ -189,6 +386,8 @@ class InstanceControl:
                 self._preempt(plan)
             if plan.chunks:
                 self._place(plan)
+                if self._passing:
+                    plan = self._sent(plan)
             try:
                 cohorts = self._groups[plan.cohorts]
             except KeyError:
@@ -204,9 +403,20 @@ class InstanceControl:
                 raise PlanError("the plan runs nothing")
             lane.run = run = Run(self._runs, plan, self._spend(plan.repeat, cohorts), decodes, context)
             lane.interrupted = False
+            lane.began_ns = now_ns
             self._runs += 1
             out.append(run)
         return out
+
+    def _sent(self, plan: StepPlan) -> StepPlan:
+        """The plan, with the last chunks of those that do not stay saying so."""
+        if not any(chunk.joins is not None and not self._inside[chunk.request].stays for chunk in plan.chunks):
+            return plan
+        chunks = tuple(
+            chunk if chunk.joins is None or self._inside[chunk.request].stays else sent_away(chunk)
+            for chunk in plan.chunks
+        )
+        return msgspec.structs.replace(plan, chunks=chunks)
 
     def _beside(self, plan: StepPlan | Regroup | WakeAt, now_ns: int, out: list[Action]) -> None:
         """Apply what a batcher plans beside steps."""

@@ -7,11 +7,12 @@ from phasewise.core.resident import Cohort
 
 
 class Lane:
-    """One forward pass at a time: the `Run` in flight (None: free) and the cohorts in it."""
+    """One forward pass at a time: the `Run` in flight (None: free) since `began_ns`, and the cohorts in it."""
 
-    __slots__ = ("cohorts", "interrupted", "run")
+    __slots__ = ("began_ns", "cohorts", "interrupted", "run")
 
     def __init__(self) -> None:
         self.run: Run | None = None
         self.cohorts: tuple[Cohort, ...] = ()
         self.interrupted = False
+        self.began_ns = 0

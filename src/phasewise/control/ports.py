@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from phasewise.core.action import Action, Ended, Forget, Interrupt, Regroup, Run, WakeAt
+from phasewise.core.action import Action, Drop, Ended, Enter, Forget, Interrupt, Pull, Regroup, Run, WakeAt
 
 
 class Clock(Protocol):
@@ -51,9 +51,19 @@ class Executor(Protocol):
 
     def regroup(self, action: Regroup) -> None: ...
 
+    def enter(self, action: Enter) -> None: ...
+
     def interrupt(self, action: Interrupt) -> None: ...
 
     def forget(self, action: Forget) -> None: ...
+
+
+class Wire(Protocol):
+    """What fetches keys and values from other replicas: answers every `Pull` with `Pulled` or `PullFailed`, unless dropped."""
+
+    def pull(self, action: Pull) -> None: ...
+
+    def drop(self, action: Drop) -> None: ...
 
 
 class Gateway(Protocol):

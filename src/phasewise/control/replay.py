@@ -7,21 +7,32 @@ it follow from what was known, and that the same code would take them again.
 from __future__ import annotations
 
 from phasewise.control.ports import Room
-from phasewise.control.rooms import open_cluster, open_instance
+from phasewise.control.rooms import Beliefs, open_cluster, open_instance
 from phasewise.core.errors import LogError
+from phasewise.core.event import Began
 from phasewise.record.runlog import RunLog
 
 
-def replay(log: RunLog) -> int:
-    """Replay every room; how many events that were. LogError names the first event answered differently."""
-    resolved = log.header.resolved
-    rooms: list[Room] = [open_cluster(resolved), *(open_instance(resolved, i) for i in range(len(resolved.replicas)))]
+def replay(log: RunLog, beliefs: Beliefs | None = None) -> int:
+    """Replay every room; how many events that were. LogError names the first event answered differently.
+
+    `beliefs` as the run had them (None: as its deployment says).
+    """
     count = 0
-    for number, room in enumerate(rooms):
+    for number in range(log.rooms):
+        room = _open(log, number, beliefs)
         name = f"replica {number - 1}" if number else "the cluster"
         for at_ns, event, actions in log.records(number):
+            if type(event) is Began:
+                # A process of its own, that remembers nothing.
+                room = _open(log, number, beliefs)
             again = room.handlers[type(event)](event, at_ns)
             if again != actions:
                 raise LogError(f"{name} at {at_ns} ns: {event} gave {actions} and now gives {again}")
             count += 1
     return count
+
+
+def _open(log: RunLog, number: int, beliefs: Beliefs | None) -> Room:
+    resolved = log.header.resolved
+    return open_instance(resolved, number - 1, beliefs) if number else open_cluster(resolved, log.header.seed)

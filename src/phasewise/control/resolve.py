@@ -98,9 +98,9 @@ def _check(deployment: Deployment, spec: ModelSpec, where: str | None) -> None:
             raise InputError(f"slo.{name} is {value}; give seconds above 0", where)
     for name in ("report_s", "patience_s", "cold_start_s"):
         value = getattr(deployment, name)
-        if not 0 <= value < 1e6:
+        if value is not None and not 0 <= value < 1e6:
             raise InputError(f"{name} is {value}; give seconds, 0 or more", where)
-    if deployment.patience_s <= 2 * deployment.wire_s:
+    if deployment.patience_s is not None and deployment.patience_s <= 2 * deployment.wire_s:
         raise InputError(f"patience_s is {deployment.patience_s}; an answer takes 2 x wire_s: give more", where)
     if not deployment.replicas:
         raise InputError("no replicas; give at least one group with a device", where)

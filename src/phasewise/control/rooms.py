@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from phasewise.control.cluster import ClusterControl
 from phasewise.control.instance import InstanceControl
+from phasewise.control.reporter import Reporter
 from phasewise.core.kv import BlockLedger
 from phasewise.core.prefix import PrefixLedger
 from phasewise.core.spec import Resolved
+from phasewise.core.units import to_ns
+from phasewise.perf.latency import LatencyModel
+from phasewise.perf.physics import latency_model
 from phasewise.policy import catalog
+from phasewise.policy.roles import Seeded
+
+Beliefs = Callable[[int], LatencyModel]
+"""What each replica takes its step times to be, by its index."""
 
 
-def open_cluster(resolved: Resolved) -> ClusterControl:
-    """The cluster room, with a router of its own."""
-    return ClusterControl(catalog.build("router", resolved.deployment.router), len(resolved.replicas))
+def open_cluster(resolved: Resolved, seed: int = 0) -> ClusterControl:
+    """The cluster room, with a router of its own; one that draws by chance draws from `seed`."""
+    deployment = resolved.deployment
+    router = catalog.build("router", deployment.router)
+    if isinstance(router, Seeded):
+        router = router.seeded(seed)
+    patience_ns = None if deployment.patience_s is None else to_ns(deployment.patience_s)
+    replicas = resolved.replicas
+    return ClusterControl(router, [r.role for r in replicas], [r.blocks for r in replicas], patience_ns)
 
 
-def open_instance(resolved: Resolved, replica: int) -> InstanceControl:
-    """The room of one replica, with a batcher and a ledger of its own."""
+def open_instance(resolved: Resolved, replica: int, beliefs: Beliefs | None = None) -> InstanceControl:
+    """The room of one replica, with a batcher and a ledger of its own. `beliefs`: a copy of the simulator's physics if None."""
     deployment = resolved.deployment
     spec = resolved.replicas[replica]
     batcher = catalog.build("batcher", resolved.batcher(replica))
     kind = PrefixLedger if deployment.prefix_cache else BlockLedger
     ledger = kind(spec.blocks, deployment.block_tokens, int(batcher.watermark * spec.blocks))
-    return InstanceControl(batcher, ledger, spec.max_context)
+    reporter = None
+    if getattr(catalog.find("router", deployment.router.name), "watches", False):
+        belief = latency_model(deployment, resolved.model, spec) if beliefs is None else beliefs(replica)
+        reporter = Reporter(replica, to_ns(deployment.report_s), belief)
+    forgetful = deployment.patience_s is None
+    return InstanceControl(batcher, ledger, spec.max_context, 1, replica, reporter, forgetful)

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 import msgspec
 
-from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
+from phasewise.core.message import Down, Up
 from phasewise.core.step import StepPlan
 
 
@@ -75,4 +75,46 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
     reason: str = ""
 
 
-Action = Run | Regroup | Interrupt | Forget | WakeAt | Ended | Submit | Cancel | Refused | Finished | Cancelled
+class Enter(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
+    """To the executor: before the next run, a request that was handed over decodes in `cohort`, `known` tokens computed."""
+
+    request: int
+    known: int
+    cohort: str
+
+
+class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
+    """To the link: fetch the keys and values of `tokens` tokens of a request from `source`, as they are there."""
+
+    request: int
+    epoch: int
+    source: int
+    tokens: int
+
+
+class Drop(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=50):
+    """To the link: a pull is not wanted any more."""
+
+    request: int
+    epoch: int
+
+
+class Perished(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=53):
+    """To whoever watches the replicas: this one is gone; `(request, tokens)` that each of its requests had emitted."""
+
+    delivered: tuple[tuple[int, int], ...]
+
+
+class Boot(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=51):
+    """To whoever watches the replicas: start this one."""
+
+    replica: int
+
+
+class Stop(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=52):
+    """To whoever watches the replicas: this one is drained, and can be stopped."""
+
+    replica: int
+
+
+Action = Run | Regroup | Interrupt | Forget | WakeAt | Ended | Enter | Pull | Drop | Perished | Boot | Stop | Down | Up

@@ -25,8 +25,10 @@ MESSAGES = (
     "released",
     "finished",
     "cancelled",
+    "declined",
     "refused",
     "report",
+    "setrole",
 )
 """Messages between the rooms as `Mangles` names them: their classes' names in lower case."""
 

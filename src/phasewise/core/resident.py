@@ -13,9 +13,9 @@ from phasewise.core.request import Request
 class Resident:
     """One attempt of one request on one replica, from the queue to its end.
 
-    `known` tokens must be computed before the next one can be emitted: the prompt, and after a preemption the tokens
-    generated until then as well. While it decodes in a cohort, `computed`, `generated` and `blocks` stand as they were
-    when it joined; the cohort's clock says how far it has come since.
+    `known` tokens must be computed before the next one can be emitted: the prompt, and after a preemption or an earlier attempt
+    the tokens generated until then as well. One that does not `stay` leaves after its next token. While it decodes in a cohort,
+    `computed`, `generated` and `blocks` stand as they were when it joined; the cohort's clock says how far it has come since.
     """
 
     __slots__ = (
@@ -29,15 +29,17 @@ class Resident:
         "joined",
         "known",
         "request",
+        "stays",
     )
 
-    def __init__(self, request: Request, epoch: int) -> None:
+    def __init__(self, request: Request, epoch: int, from_token: int = 0, stays: bool = True) -> None:
         self.request = request
         self.id = request.id
         self.epoch = epoch
-        self.known = request.prompt_tokens
+        self.known = request.prompt_tokens + from_token
         self.computed = 0
-        self.generated = 0
+        self.generated = from_token
+        self.stays = stays
         self.blocks = 0
         self.grows = True
         self.cohort: Cohort | None = None
@@ -47,6 +49,11 @@ class Resident:
     def remaining(self) -> int:
         """Tokens still to be computed before the next one is emitted."""
         return self.known - self.computed
+
+    @property
+    def emitted(self) -> int:
+        """Output tokens emitted by now, those of earlier attempts included."""
+        return self.generated if self.cohort is None else self.cohort.generated(self)
 
 
 class Cohort:

@@ -82,7 +82,7 @@ class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `gb_s` is one direction at each replica (10^9 bytes a second), `latency_us` from the first byte sent to the first one
     there (None: the preset's). `transfer` says when they leave; by size, prompts of at least `layer_wise_from` tokens go
-    layer by layer (Splitwise, section 4.4).
+    layer by layer (Splitwise).
     """
 
     name: str = "infiniband-ndr"
@@ -116,8 +116,9 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content of prompts in the KV memory (None: as the batcher's published system does by default). `latency` says what the
     step times rest on: the roofline (None), a published model's name, or the path of a latency file.
 
-    Of a fleet: `link` hands over keys and values; a replica reports to the router at most every `report_s`; the cluster asks
-    again for what has had no word for `patience_s`; a replica that starts serves after `cold_start_s`.
+    Of a fleet: `link` hands over keys and values; a replica reports to the router at most every `report_s`; where messages
+    can be late or lost, the cluster repeats an order that has had no word for `patience_s` (None: the wire is reliable); a
+    replica that starts serves after `cold_start_s`.
     """
 
     model: str
@@ -134,7 +135,7 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency: str | None = None
     link: LinkSpec = LinkSpec()
     report_s: float = 0.1
-    patience_s: float = 30.0
+    patience_s: float | None = None
     cold_start_s: float = 60.0
 
 

@@ -7,6 +7,9 @@ import msgspec
 ALL = "all"
 """The cohort of batchers that keep every decoding resident in one group."""
 
+AWAY = "away"
+"""In place of a cohort: the request leaves after this chunk, to decode elsewhere."""
+
 Piece = tuple[float, float, int]
 """An affine run of steps: `(first_ns, slope_ns, steps)`; step i of it (from 0) takes `first_ns + i * slope_ns`."""
 
@@ -44,6 +47,11 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     closed: bool = False
     lane: int = 0
     forced: bool = False
+
+
+def sent_away(chunk: Chunk) -> Chunk:
+    """A last chunk after which its request leaves."""
+    return Chunk(chunk.request, chunk.start, chunk.tokens, chunk.hold, AWAY)
 
 
 def moved_on(chunk: Chunk, steps: int) -> Chunk:

@@ -7,6 +7,7 @@ from collections import deque
 from phasewise.core.errors import PlanError
 from phasewise.core.kv import BlockLedger
 from phasewise.core.resident import Cohort, Resident
+from phasewise.core.spec import MIXED
 from phasewise.core.step import ALL, StepPlan
 
 MOST_COHORTS = 64  # a row of the log's columns has a bit for each
@@ -18,7 +19,8 @@ class InstanceState:
     `waiting`: the queue, first come first, the preempted at its front. `running`: residents with blocks, in the order of
     admission; `prefilling`: those of them with tokens still to compute. `cohorts`: the decoding residents by group, opened
     when a last chunk first names it; `groups` keeps those found by `group`. `last` is the plan that ran last, `arrived_ns`
-    when the last request came.
+    when the last request came. Of a hand-over: `parked` keep their blocks here until they are adopted elsewhere, `landed` have
+    come with theirs and wait for a seat. `role` is what the replica is for.
     """
 
     __slots__ = (
@@ -26,10 +28,13 @@ class InstanceState:
         "cohorts",
         "free_lanes",
         "groups",
+        "landed",
         "last",
         "ledger",
         "max_context",
+        "parked",
         "prefilling",
+        "role",
         "running",
         "waiting",
     )
@@ -44,6 +49,9 @@ class InstanceState:
         self.free_lanes: tuple[int, ...] = (0,)
         self.last: StepPlan | None = None
         self.arrived_ns = -1
+        self.parked: dict[int, Resident] = {}
+        self.landed: deque[Resident] = deque()
+        self.role = MIXED
         self.groups: dict[tuple[str, ...], tuple[Cohort, ...]] = {}
 
     def open(self, name: str) -> Cohort:
@@ -65,12 +73,3 @@ class InstanceState:
                     raise PlanError(f"cohort '{name}' is planned twice")
             found = self.groups[names] = tuple(self.cohorts[name] for name in names)
         return found
-
-
-class ClusterView:
-    """The fleet as a router sees it: the replicas that may still serve the request at hand, by index."""
-
-    __slots__ = ("replicas",)
-
-    def __init__(self, replicas: tuple[int, ...]) -> None:
-        self.replicas = replicas

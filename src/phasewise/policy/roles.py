@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from phasewise.core.action import Regroup, WakeAt
 from phasewise.core.request import Request
 from phasewise.core.step import StepPlan
-from phasewise.core.view import ClusterView, InstanceState
+from phasewise.core.view import InstanceState
 from phasewise.perf.latency import LatencyModel
+from phasewise.policy.fleet import ClusterView
 
 Planned = StepPlan | Regroup | WakeAt
 
@@ -43,9 +44,34 @@ class Tuned(Protocol):
         ...
 
 
-class Router(Protocol):
-    """Which replica serves a request."""
+@runtime_checkable
+class Seeded(Protocol):
+    """A policy that draws by chance."""
 
-    def route(self, request: Request, cluster: ClusterView) -> int:
-        """One of `cluster.replicas`."""
+    def seeded(self, seed: int) -> Self:
+        """The policy with its generator begun at `seed`."""
+        ...
+
+
+class Homes(NamedTuple):
+    """Where the two phases of a request are served."""
+
+    prefill: int
+    decode: int
+
+
+class Router(Protocol):
+    """Which replicas serve a request.
+
+    One that reads what replicas report has `watches`, and is shown it at most `Deployment.report_s` old.
+    """
+
+    def route(
+        self, request: Request, cluster: ClusterView, now_ns: int, source: int | None = None
+    ) -> int | Homes | None:
+        """Homes for the phases that are still open; None: nowhere yet, ask again when a replica has changed.
+
+        At arrival (`source` is None) a single replica serves the prompt, and the answer too if its role allows; otherwise the
+        answer's home is asked for when the prompt is done, `source` being the replica that has its keys and values.
+        """
         ...

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phasewise.core.action import Action, Ended, Forget, Outcome, Regroup, Run
-from phasewise.core.event import Arrived, StepDone
+from phasewise.core.action import Action, Boot, Ended, Enter, Forget, Outcome, Regroup, Run, Stop
+from phasewise.core.event import Arrived, Died, Drain, Lost, Pulled, StepDone
+from phasewise.core.message import PromptDone, Ready, SetRole, Submit
 from phasewise.core.request import Request
-from phasewise.core.spec import RequestClass
+from phasewise.core.spec import ROLES, RequestClass
 from phasewise.core.step import Piece, total_ns
 
 Record = tuple[int, Any, list[Action]]
@@ -32,9 +33,13 @@ REQUESTS = np.dtype(
         ("tokens", "<i4"),
         ("outcome", "u1"),
         ("kind", "<u2"),
+        ("attempts", "<u2"),
     ]
 )
-"""`tokens` is output tokens; `end_ns` is when the cluster learned of the end (-1: inside); `kind` is 0, or 1 + the class."""
+"""`tokens` is output tokens; `end_ns` is when the cluster learned of the end (-1: inside); `kind` is 0, or 1 + the class.
+
+`attempts` counts those after the first: a replica refused the request, or was lost.
+"""
 
 STEPS = np.dtype(
     [
@@ -71,15 +76,30 @@ SPANS = np.dtype(
 `cached` prompt tokens were in memory already when the stay began.
 """
 
-FINISHED, PREEMPTED, CANCELLED, STILL, MOVED = range(5)
-"""Values of `left`. MOVED: to another cohort of the replica.
+FINISHED, PREEMPTED, CANCELLED, STILL, MOVED, HANDED, LOST = range(7)
+"""Values of `left`. MOVED: to another cohort of the replica; HANDED: its prompt done, it is kept for another replica (or for
+later); LOST: the replica died.
 
 The next span of a moved request continues it: `first_chunk` is the row from which it counts, `first_token` the earlier row of
-the last token before, and `tokens` those after.
+the last token before, and `tokens` those after. That of one that was handed over likewise, but `first_token` is ADOPTED: the
+token before came elsewhere.
 """
 
+TRANSFERS = np.dtype([("request", "<i4"), ("source", "<i4"), ("began_ns", "<i8"), ("end_ns", "<i8"), ("nbytes", "<i8")])
+"""Keys and values that a replica has pulled: from where, when the first byte left and when all was there, how many."""
+
+CHANGES = np.dtype([("at_ns", "<i8"), ("replica", "<i4"), ("what", "u1")])
+"""What became of replicas, as the cluster learned of it: `what` indexes WHAT."""
+
+WHAT = ("lost", "booting", "serving", "draining", "stopped", *ROLES)
+
 _CONTINUES = -2  # the first token of a span that continues another, until all its rows are known
-_REQUEST = struct.Struct("<iqqiiBH").pack
+ADOPTED = -3
+_REQUEST = struct.Struct("<iqqiiBHH").pack
+_TRANSFER = struct.Struct("<iiqqq").pack
+_CHANGE = struct.Struct("<qiB").pack
+_EVENTS: dict[type, str] = {Lost: "lost", Ready: "serving", Drain: "draining"}
+_ACTIONS: dict[type, str] = {Boot: "booting", Stop: "stopped"}
 _STEP = struct.Struct("<qqdiiiQhB").pack
 _SPAN = struct.Struct("<iiiiiiBB").pack
 
@@ -93,25 +113,49 @@ class Index(dict[str, int]):
 
 
 class ClusterColumns:
-    """Folds the cluster room's log into `requests`. `classes` are the header's; a class not among them counts as none."""
+    """Folds the cluster room's log into `requests` and `changes`.
+
+    `classes` are the header's; a class not among them counts as none.
+    """
 
     def __init__(self, classes: Sequence[RequestClass] = ()) -> None:
         self._rows = bytearray()
         self._kinds = {c.name: i for i, c in enumerate(classes, start=1)}
         self._open: dict[int, Request] = {}
+        self._attempts: dict[int, int] = {}
+        self._changes = bytearray()
 
     def fold(self, records: Iterable[Record]) -> None:
         for at_ns, event, actions in records:
             if type(event) is Arrived:
                 self._open[event.request.id] = event.request
+            elif type(event) in _EVENTS:
+                self._change(at_ns, event.replica, _EVENTS[type(event)])
             for action in actions:
-                if type(action) is Ended:
-                    request = self._open.pop(action.request)
-                    self._rows += self._row(request, at_ns, action.tokens, action.outcome)
+                kind = type(action)
+                if kind is Ended:
+                    request = self._open.pop(action.request)  # type: ignore[union-attr, arg-type]
+                    self._rows += self._row(request, at_ns, action.tokens, action.outcome)  # type: ignore[union-attr]
+                elif kind is Submit:
+                    if action.epoch:  # type: ignore[union-attr]
+                        self._attempts[action.request.id] = action.epoch  # type: ignore[union-attr]
+                elif kind in _ACTIONS:
+                    self._change(at_ns, action.replica, _ACTIONS[kind])  # type: ignore[union-attr]
+                elif kind is SetRole:
+                    self._change(at_ns, action.replica, action.role)  # type: ignore[union-attr]
+
+    def _change(self, at_ns: int, replica: int, what: str) -> None:
+        self._changes += _CHANGE(at_ns, replica, WHAT.index(what))
+
+    def changes(self) -> NDArray[Any]:
+        """What became of replicas, in order."""
+        return np.frombuffer(bytes(self._changes), CHANGES)
 
     def _row(self, request: Request, end_ns: int, tokens: int, outcome: Outcome) -> bytes:
         kind = self._kinds.get(request.kind, 0) if request.kind else 0
-        return _REQUEST(request.id, request.arrival_ns, end_ns, request.prompt_tokens, tokens, outcome, kind)
+        number = request.id
+        again = self._attempts.pop(number, 0) if self._attempts else 0
+        return _REQUEST(number, request.arrival_ns, end_ns, request.prompt_tokens, tokens, outcome, kind, again)
 
     def table(self) -> NDArray[Any]:
         """The rows so far, sorted by request; those not over yet are INSIDE."""
@@ -121,11 +165,12 @@ class ClusterColumns:
 
 
 class InstanceColumns:
-    """Folds one instance room's log into `steps` and `spans`."""
+    """Folds one instance room's log into `steps`, `spans` and `transfers`."""
 
     def __init__(self) -> None:
         self._steps = bytearray()
         self._spans = bytearray()
+        self._transfers = bytearray()
         self._row = 0
         self._runs: dict[int, tuple[int, Run]] = {}
         # request -> [row of the first chunk, tokens cached before it, row of the first token, cohort]
@@ -176,6 +221,10 @@ class InstanceColumns:
                         first_chunk, cached, first_token, cohort = stays.pop(request)
                         spans += _SPAN(request, first_chunk, first_token, row, 0, cached, cohort, FINISHED)
                 row += 1
+            elif type(event) is Pulled:
+                self._transfers += _TRANSFER(event.request, event.source, event.began_ns, at_ns, event.nbytes)
+            elif type(event) is Died:
+                row = self._died(event, row)
             for action in actions:
                 kind = type(action)
                 if kind is Run:
@@ -184,6 +233,11 @@ class InstanceColumns:
                     if plan.preempt:
                         for request in plan.preempt:
                             spans += self._cut(request, row, PREEMPTED)
+                elif kind is PromptDone:
+                    spans += self._cut(action.request, row, HANDED)  # type: ignore[union-attr, arg-type]
+                elif kind is Enter:
+                    request = action.request  # type: ignore[union-attr, assignment]
+                    stays[request] = (row, 0, ADOPTED, self._index[action.cohort])  # type: ignore[union-attr]
                 elif kind is Regroup:
                     for request, name in action.moves:  # type: ignore[union-attr]
                         spans += self._cut(request, row, MOVED)
@@ -198,6 +252,7 @@ class InstanceColumns:
         still = (self._span(request, stay, self._row, STILL) for request, stay in self._stays.items())
         spans = np.frombuffer(self._spans + b"".join(still), SPANS)
         token = spans["first_token"] >= 0
+        adopted = spans["first_token"] == ADOPTED
         over = spans["last"].copy()
         spans["last"] = -1
         chained = np.flatnonzero(spans["first_token"] == _CONTINUES)
@@ -209,12 +264,36 @@ class InstanceColumns:
             first, last = spans["first_token"][mine], over[mine]
             spans["tokens"][mine] = 1 + iterations[last] - iterations[first]
             spans["last"][mine] = np.maximum(first, decoded[last])
+            came = np.flatnonzero(adopted & (spans["cohort"] == cohort))
+            came = came[over[came] >= spans["first_chunk"][came]]
+            before = np.concatenate([[0], iterations])[spans["first_chunk"][came]]
+            spans["tokens"][came] = iterations[over[came]] - before
+            spans["last"][came] = np.where(spans["tokens"][came] > 0, decoded[over[came]], -1)
             for i in chained[spans["cohort"][chained] == cohort].tolist() if len(chained) else ():
                 begin = int(spans["first_chunk"][i])
                 since = int(iterations[begin - 1])
                 spans["tokens"][i] = int(iterations[over[i]]) - since if over[i] >= begin else 0
                 spans["last"][i] = int(decoded[over[i]]) if spans["tokens"][i] else -1
         return steps, _chain(spans, chained)
+
+    def _died(self, event: Died, row: int) -> int:
+        """The process is gone: write what its runs had done, and end every stay. The next row."""
+        for lane, pieces in event.done:
+            start, run = self._runs[lane]
+            if pieces:
+                # A row more than the pieces have, of no steps, would be the last: there is none.
+                start = self._all_but_last(start, run, (*pieces, (0.0, 0.0, 0)))
+                for chunk in run.plan.chunks:
+                    self._stays.setdefault(chunk.request, (row, chunk.start, -1, 0))
+                row += len(pieces)
+        self._runs.clear()
+        for request in list(self._stays):
+            self._spans += self._cut(request, row, LOST)
+        return row
+
+    def transfers(self) -> NDArray[Any]:
+        """What was pulled, in order."""
+        return np.frombuffer(bytes(self._transfers), TRANSFERS)
 
     def _bits_of(self, cohorts: tuple[str, ...]) -> int:
         found = self._bits.get(cohorts)

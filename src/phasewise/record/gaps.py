@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phasewise.record.columns import PREEMPTED
+from phasewise.record.columns import ADOPTED
 
 Floats = NDArray[np.float64]
 
@@ -88,12 +88,18 @@ class Iterations:
             decoding = steps["decodes"] > 0
         self.rows = np.flatnonzero(decoding)
         self.done_after = np.cumsum(n * decoding)
-        self._upto = np.cumsum(decoding)
+        self._upto = np.concatenate([[0], np.cumsum(decoding)])
+        self._done = np.concatenate([[0], self.done_after])
 
     def next_row(self, row: NDArray[Any]) -> NDArray[np.int64]:
-        """Index into `rows` of the first row with decodes after each given row."""
-        upto: NDArray[np.int64] = self._upto[row]
+        """Index into `rows` of the first row with decodes after each given row (-1: of all)."""
+        upto: NDArray[np.int64] = self._upto[row + 1]
         return upto
+
+    def done_by(self, row: NDArray[Any]) -> NDArray[np.int64]:
+        """Iterations up to the end of each given row (-1: none)."""
+        done: NDArray[np.int64] = self._done[row + 1]
+        return done
 
 
 Part = tuple[Iterations, NDArray[np.int64] | slice]
@@ -112,8 +118,9 @@ def by_cohort(steps: NDArray[Any], spans: NDArray[Any]) -> list[Part]:
 
 
 def continues(spans: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which spans continue an earlier one of their request, in another cohort."""
-    after: NDArray[np.bool_] = (spans["first_token"] >= 0) & (spans["first_chunk"] > spans["first_token"])
+    """Which spans continue an earlier one of their request, in another cohort or on another replica."""
+    first = spans["first_token"]
+    after: NDArray[np.bool_] = ((first >= 0) & (spans["first_chunk"] > first)) | (first == ADOPTED)
     return after
 
 
@@ -150,7 +157,8 @@ def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
     some = spans["tokens"] > 1 - continues(spans)
     joined = it.next_row(_since(spans)[some])
     residents, veterans = _decoding(it, joined, spans["last"][some])
-    first_gaps = it.first_end_ns[rows[joined]] - it.end_ns[spans["first_token"][some]]
+    here = spans["first_token"][some] != ADOPTED
+    first_gaps = it.first_end_ns[rows[joined[here]]] - it.end_ns[spans["first_token"][some][here]]
     # The first row with decodes has no veterans, so it matters not that its gap reaches back to nothing.
     kept = np.flatnonzero(veterans)
     between = it.first_end_ns[rows[kept]] - it.end_ns[rows[kept - 1]]
@@ -167,17 +175,29 @@ def token_gaps(it: Iterations, spans: NDArray[Any]) -> Mixture:
     )
 
 
-def resumptions(steps: NDArray[Any], spans: NDArray[Any]) -> Mixture:
-    """The gaps between the stays of one request: from the last token before a preemption to the first one after it, ns.
+def first_tokens(it: Iterations, spans: NDArray[Any]) -> NDArray[np.float64]:
+    """When each span's first token is out, nanoseconds; one without a token gives nan. Of a moved one, the last before it."""
+    out = np.full(len(spans), np.nan)
+    some = spans["tokens"] > 0
+    here = np.flatnonzero(some & (spans["first_token"] >= 0))
+    out[here] = it.end_ns[spans["first_token"][here]]
+    came = np.flatnonzero(some & (spans["first_token"] == ADOPTED))
+    out[came] = it.first_end_ns[it.rows[it.next_row(_since(spans)[came])]]
+    return out
 
-    They span its time in the queue and its recomputation.
+
+def resumptions(spans: NDArray[Any], first_ns: Floats, last_ns: Floats) -> Mixture:
+    """The gaps between the stays of one request, from the last token of one to the first of the next, ns.
+
+    `spans` of all replicas, those of a request together and in order of time. After a preemption a gap holds the time in the
+    queue and the recomputation, after a hand-over the way to the other replica and the wait there.
     """
-    stays = spans[spans["tokens"] > 0] if (spans["left"] == PREEMPTED).any() else spans[:0]
-    stays = stays[np.argsort(stays["request"], kind="stable")]
-    again = np.flatnonzero((stays["request"][1:] == stays["request"][:-1]) & ~continues(stays)[1:])
-    waited = steps["end_ns"][stays["first_token"][again + 1]] - steps["end_ns"][stays["last"][again]]
+    stays = np.flatnonzero(spans["tokens"] > 0)
+    spans, first_ns, last_ns = spans[stays], first_ns[stays], last_ns[stays]
+    moved = continues(spans) & (spans["first_token"] != ADOPTED)
+    again = np.flatnonzero((spans["request"][1:] == spans["request"][:-1]) & ~moved[1:])
     once = np.ones(len(again), np.int64)
-    return Mixture(waited.astype(np.float64), np.zeros(len(again)), once, once)
+    return Mixture(first_ns[again + 1] - last_ns[again], np.zeros(len(again)), once, once)
 
 
 def latest_tokens(it: Iterations, spans: NDArray[Any], delivered: NDArray[np.int64], tpot_ns: float) -> Floats:
@@ -194,7 +214,7 @@ def latest_tokens(it: Iterations, spans: NDArray[Any], delivered: NDArray[np.int
     some = np.flatnonzero(spans["tokens"] > 0)
     goes_on = continues(spans)[some]
     after = _since(spans)[some]
-    before = it.done_after[after] - (delivered[some] - goes_on)
+    before = it.done_by(after) - (delivered[some] - goes_on)
     out[some] = np.where(goes_on, -np.inf, it.end_ns[after] - delivered[some] * tpot_ns)
     many = spans["tokens"][some] > 1 - goes_on
     begin = it.next_row(after[many])

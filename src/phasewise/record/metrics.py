@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from phasewise.core.action import Outcome
 from phasewise.core.spec import RequestClass, Slo
 from phasewise.core.units import NS_PER_S
-from phasewise.record.columns import PREEMPTED
-from phasewise.record.gaps import Mixture, by_cohort, latest_tokens, resumptions, token_gaps
+from phasewise.record.columns import HANDED, LOST, PREEMPTED
+from phasewise.record.gaps import Mixture, by_cohort, first_tokens, latest_tokens, resumptions, token_gaps
 from phasewise.record.header import Header, Tables
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,10 @@ class Scored:
         self.parts = [by_cohort(steps, spans) for steps, spans in zip(tables.steps, tables.spans, strict=True)]
         self.spans = _merge(tables.spans)
         replica = np.repeat(np.arange(len(tables.spans)), [len(s) for s in tables.spans])
-        order = np.argsort(self.spans["request"], kind="stable")
+        start = [_starts(*pair) for pair in zip(tables.steps, tables.spans, strict=True)]
+        start_ns = np.concatenate(start) if start else np.empty(0, np.int64)
+        request = self.spans["request"]
+        order = np.argsort(request, kind="stable") if len(start) == 1 else np.lexsort((start_ns, request))
         self._order, self._replica = order, replica
         everyone = tables.requests
         size = int(everyone["request"].max()) + 1 if len(everyone) else 0
@@ -59,23 +62,38 @@ class Scored:
         self.tpot_s = np.full(len(done), np.nan)
         np.divide((self._last_token - self._first_token)[ids] / NS_PER_S, gaps, out=self.tpot_s, where=gaps > 0)
         gaps = [gap for replica in range(len(tables.spans)) for gap in self._gaps(replica)]
-        self.gaps_ns = gaps_ns = Mixture.pooled(gaps)
+        self.gaps_ns = gaps_ns = Mixture.pooled([*gaps, *self._resumed()])
         tbt_ns = {"mean": gaps_ns.mean, **dict(zip(SHARES, gaps_ns.quantiles(list(SHARES.values())), strict=True))}
         self.tbt_s = {name: _number(value / NS_PER_S) for name, value in tbt_ns.items()}
         self.last_token_ns = int(self._last_token.max(initial=-1))
 
     def _gaps(self, replica: int) -> list[Mixture]:
-        """All gaps between tokens of one replica, nanoseconds."""
-        steps, spans = self.tables.steps[replica], self.tables.spans[replica]
-        return [token_gaps(it, spans[mine]) for it, mine in self.parts[replica]] + [resumptions(steps, spans)]
+        """The gaps between tokens within the stays on one replica, nanoseconds."""
+        spans = self.tables.spans[replica]
+        return [token_gaps(it, spans[mine]) for it, mine in self.parts[replica]]
+
+    def _resumed(self) -> list[Mixture]:
+        """The gaps between stays, of all replicas, nanoseconds; nothing where no request has two."""
+        if not np.isin(self.spans["left"], (PREEMPTED, HANDED, LOST)).any():
+            return []
+        first, last = [], []
+        for parts, steps, spans in zip(self.parts, self.tables.steps, self.tables.spans, strict=True):
+            out = np.full(len(spans), np.nan)
+            for it, mine in parts:
+                out[mine] = first_tokens(it, spans[mine])
+            first.append(out)
+            last.append(steps["end_ns"][spans["last"]].astype(np.float64) if len(steps) else out)
+        order = self._order
+        return [resumptions(self.spans[order], np.concatenate(first)[order], np.concatenate(last)[order])]
 
     def _place(self) -> None:
         """The instants of each request, from its spans in order: the first chunk and token of all, the last token of all."""
         starts, ends, lasts = [], [], []
         for steps, spans in zip(self.tables.steps, self.tables.spans, strict=True):
-            starts.append(steps["start_ns"][spans["first_chunk"]])
+            starts.append(_starts(steps, spans))
             some = spans["tokens"] > 0
-            ends.append(np.where(some, steps["end_ns"][spans["first_token"]], -1) if len(steps) else some[:0])
+            fresh = some & (spans["first_token"] >= 0)
+            ends.append(np.where(fresh, steps["end_ns"][spans["first_token"]], -1) if len(steps) else some[:0])
             lasts.append(np.where(some, steps["end_ns"][spans["last"]], -1) if len(steps) else some[:0])
         start, end, last = (np.concatenate(x)[self._order] for x in (starts, ends, lasts))
         request = self.spans["request"][self._order]
@@ -83,6 +101,7 @@ class Scored:
         self._first_chunk[request[::-1]] = start[::-1]
         token = end >= 0
         self._first_token[request[token][::-1]] = end[token][::-1]
+        token = last >= 0
         self._last_token[request[token]] = last[token]
 
     def latest_ns(self, tpot_ns: float) -> Floats:
@@ -270,6 +289,15 @@ def _cached(spans: NDArray[Any]) -> int:
     if not spans["cached"].any():
         return 0
     return int(spans["cached"][np.unique(spans["request"], return_index=True)[1]].sum())
+
+
+def _starts(steps: NDArray[Any], spans: NDArray[Any]) -> NDArray[np.int64]:
+    """When each span's first row began; one that has none yet counts as last."""
+    row = spans["first_chunk"]
+    start = np.full(len(spans), np.iinfo(np.int64).max)
+    some = row < len(steps)
+    start[some] = steps["start_ns"][row[some]]
+    return start
 
 
 def _merge(tables: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -11,10 +11,9 @@ from typing import Protocol
 
 import msgspec
 
-from phasewise.core.action import Ended, Forget, Interrupt, Regroup, Run, WakeAt
+from phasewise.core.action import Action
 from phasewise.core.errors import LogError
-from phasewise.core.event import Arrived, Gone, StepDone, Woken
-from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
+from phasewise.core.event import Event
 from phasewise.record.columns import Record
 
 BATCH = 256
@@ -23,12 +22,7 @@ BATCH = 256
 Sink = Callable[[bytes], None]
 
 _encode = msgspec.msgpack.Encoder().encode
-_Line = tuple[
-    int,
-    Arrived | Gone | StepDone | Woken | Submit | Cancel | Refused | Finished | Cancelled,
-    list[Run | Regroup | Interrupt | Forget | WakeAt | Ended | Submit | Cancel | Refused | Finished | Cancelled],
-]
-_decode = msgspec.msgpack.Decoder(list[_Line]).decode
+_decode = msgspec.msgpack.Decoder(list[tuple[int, Event, list[Action]]]).decode
 
 
 class Columns(Protocol):

@@ -1,6 +1,6 @@
 """The run log: a header, then what each room took and did, and at the end the columns; in memory or in a file.
 
-File: the bytes `PHASEWISE-LOG-1`, a newline, then frames of `length (u32), CRC-32 (u32), room (u32), kind (u8), payload`,
+File: the bytes `PHASEWISE-LOG-2`, a newline, then frames of `length (u32), CRC-32 (u32), room (u32), kind (u8), payload`,
 little-endian; the checksum is of the payload. Event segments are written as they fill, so that a log can be read on while it
 grows; the columns and an END frame with the number of events close it. Room 0 is the cluster; room 1 + i is replica i. The
 header holds everything that a replay needs.
@@ -21,14 +21,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasewise.core.errors import LogError
-from phasewise.record.columns import REQUESTS, SPANS, STEPS, ClusterColumns, InstanceColumns, Record
+from phasewise.record.columns import (
+    CHANGES,
+    REQUESTS,
+    SPANS,
+    STEPS,
+    TRANSFERS,
+    ClusterColumns,
+    InstanceColumns,
+    Record,
+)
 from phasewise.record.header import Header, Tables
 from phasewise.record.metrics import summary
 from phasewise.record.roomlog import RoomLog, read_segment
 
-MAGIC = b"PHASEWISE-LOG-1\n"
-HEADER, EVENTS, REQUESTS_KIND, STEPS_KIND, SPANS_KIND, END = range(6)
-_DTYPES = {REQUESTS_KIND: REQUESTS, STEPS_KIND: STEPS, SPANS_KIND: SPANS}
+MAGIC = b"PHASEWISE-LOG-2\n"
+HEADER, EVENTS, REQUESTS_KIND, STEPS_KIND, SPANS_KIND, END, TRANSFERS_KIND, CHANGES_KIND = range(8)
+_CLUSTER = {REQUESTS_KIND: REQUESTS, CHANGES_KIND: CHANGES}
+_REPLICA = {STEPS_KIND: STEPS, SPANS_KIND: SPANS, TRANSFERS_KIND: TRANSFERS}
+_DTYPES = _CLUSTER | _REPLICA
 _FRAME = struct.Struct("<IIIB")
 _COUNT = struct.Struct("<Q")
 
@@ -148,12 +159,12 @@ def _table(payload: bytes, dtype: np.dtype[Any], path: str | Path) -> NDArray[An
 
 def _tables(header: Header, found: dict[int, dict[int, NDArray[Any]]], path: str | Path) -> Tables:
     rooms = range(1, 1 + len(header.resolved.replicas))
-    if 0 not in found[REQUESTS_KIND] or any(
-        room not in found[kind] for kind in (STEPS_KIND, SPANS_KIND) for room in rooms
+    if any(0 not in found[kind] for kind in _CLUSTER) or any(
+        room not in found[kind] for kind in _REPLICA for room in rooms
     ):
         raise LogError(f"{path}: columns are missing; its events can still be read frame by frame")
-    steps, spans = (tuple(found[kind][room] for room in rooms) for kind in (STEPS_KIND, SPANS_KIND))
-    return Tables(found[REQUESTS_KIND][0], steps, spans)
+    steps, spans, transfers = (tuple(found[kind][room] for room in rooms) for kind in _REPLICA)
+    return Tables(found[REQUESTS_KIND][0], steps, spans, transfers, found[CHANGES_KIND][0])
 
 
 class Recorder:
@@ -181,7 +192,9 @@ class Recorder:
         for room in rooms:
             room.flush()
         found = [columns.tables() for columns in self._replicas]
-        tables = Tables(self._requests.table(), tuple(t[0] for t in found), tuple(t[1] for t in found))
+        steps, spans = tuple(t[0] for t in found), tuple(t[1] for t in found)
+        transfers = tuple(columns.transfers() for columns in self._replicas)
+        tables = Tables(self._requests.table(), steps, spans, transfers, self._requests.changes())
         events = sum(room.events for room in rooms)
         if self._draft is not None:
             _close(self._draft.file, tables, events)
@@ -233,7 +246,8 @@ def _frame(file: BinaryIO, kind: int, room: int, payload: bytes) -> None:
 
 def _close(file: BinaryIO, tables: Tables, events: int) -> None:
     _frame(file, REQUESTS_KIND, 0, tables.requests.tobytes())
-    for room, (steps, spans) in enumerate(zip(tables.steps, tables.spans, strict=True), 1):
-        _frame(file, STEPS_KIND, room, steps.tobytes())
-        _frame(file, SPANS_KIND, room, spans.tobytes())
+    _frame(file, CHANGES_KIND, 0, tables.changes.tobytes())
+    for room, parts in enumerate(zip(tables.steps, tables.spans, tables.transfers, strict=True), 1):
+        for kind, part in zip(_REPLICA, parts, strict=True):
+            _frame(file, kind, room, part.tobytes())
     _frame(file, END, 0, _COUNT.pack(events))

@@ -35,7 +35,8 @@ def part(tables: Tables, chosen: NDArray[np.bool_]) -> Tables:
     requests = tables.requests[chosen]
     kept = np.zeros(int(tables.requests["request"].max(initial=-1)) + 1, bool)
     kept[requests["request"]] = True
-    return Tables(requests, tables.steps, tuple(spans[kept[spans["request"]]] for spans in tables.spans))
+    spans, transfers = (tuple(t[kept[t["request"]]] for t in kind) for kind in (tables.spans, tables.transfers))
+    return Tables(requests, tables.steps, spans, transfers, tables.changes)
 
 
 def backlog_growth(tables: Tables, share: float = MIDDLE) -> float:

@@ -6,11 +6,12 @@ instant forward to the next step boundary. It keeps its own small book of who de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
-from phasewise.core.action import Forget, Interrupt, Regroup, Run
+from phasewise.core.action import Enter, Forget, Interrupt, Regroup, Run
 from phasewise.core.event import StepDone
-from phasewise.core.step import Piece, total_ns
+from phasewise.core.step import AWAY, Chunk, Piece, total_ns
 from phasewise.perf.latency import LatencyModel
 from phasewise.sim.clock import VirtualClock
 from phasewise.workload.truth import Truth
@@ -53,7 +54,19 @@ class ModelledExecutor:
     agrees with its lane's `end_ns` has been superseded.
     """
 
-    __slots__ = ("_agenda", "_books", "_clock", "_left", "_max_context", "_order", "_output_tokens", "_pieces", "lanes")
+    __slots__ = (
+        "_agenda",
+        "_books",
+        "_clock",
+        "_earlier",
+        "_latency",
+        "_left",
+        "_max_context",
+        "_order",
+        "_output_tokens",
+        "_pieces",
+        "lanes",
+    )
 
     def __init__(
         self, clock: VirtualClock, latency: LatencyModel, truth: Truth, max_context: int, order: int = 0, lanes: int = 1
@@ -61,6 +74,7 @@ class ModelledExecutor:
         self._clock = clock
         self._agenda = clock.agenda
         self._order = order
+        self._latency = latency
         self._pieces = latency.pieces
         self._output_tokens = truth.output_tokens
         self._max_context = max_context
@@ -68,6 +82,41 @@ class ModelledExecutor:
         self._books: dict[str, CohortBook] = {}
         # request -> tokens still to come, of those that were preempted while they decoded.
         self._left: dict[int, int] = {}
+        # request -> tokens that came from earlier attempts, for those whose prompt holds some.
+        self._earlier: dict[int, int] = {}
+
+    def resume(self, request: int, from_token: int) -> None:
+        """A request will come that has had so many tokens already; its prompt holds them."""
+        self._earlier[request] = from_token
+
+    def enter(self, action: Enter) -> None:
+        """One that was handed over, its first token out, decodes in a cohort from now on."""
+        self._join(action.request, action.known, action.cohort)
+
+    def slow(self, factor: float) -> None:
+        """Steps that begin from now on take `factor` times as long; those of a leap that have not begun, too."""
+        self._pieces = self._latency.pieces if factor == 1 else Slowed(self._latency, factor).pieces
+        for number in range(len(self.lanes)):
+            if self.lanes[number].run is not None:
+                self.interrupt(Interrupt(number))
+
+    def cut(self) -> tuple[tuple[int, tuple[Piece, ...]], ...]:
+        """What the runs in progress have done by now, for each lane: the pieces of the iterations that have ended."""
+        return tuple((i, self._done(lane)) for i, lane in enumerate(self.lanes) if lane.run is not None)
+
+    def _done(self, lane: Lane) -> tuple[Piece, ...]:
+        wanted = self._clock.now_ns - lane.start_ns
+        spent, done = lane.carry, []
+        for piece in lane.pieces:
+            n, end = _beyond(piece, spent, wanted)
+            if int(end + 0.5) > wanted:
+                n -= 1
+            if n:
+                done.append((piece[0], piece[1], n))
+            if n < piece[2]:
+                break
+            spent = end
+        return tuple(done)
 
     def run(self, action: Run) -> None:
         """Start a run on its lane."""
@@ -178,9 +227,17 @@ class ModelledExecutor:
                 ended += (heappop(ends)[1],)
         if run.repeat == 1:
             for chunk in plan.chunks:
-                if chunk.joins is not None:
+                if chunk.joins == AWAY:
+                    ended += self._part(chunk.request, chunk.start + chunk.tokens)
+                elif chunk.joins is not None:
                     ended += self._join(chunk.request, chunk.start + chunk.tokens, chunk.joins)
         return StepDone(lane_id, run.id, lane.pieces, ended)
+
+    def _part(self, request: int, known: int) -> tuple[int, ...]:
+        """The first token of one that leaves is out. The request itself if that was all."""
+        earlier = self._earlier.get(request, 0)
+        left = min(self._output_tokens(request), self._max_context - known + earlier) - earlier
+        return (request,) if left <= 1 else ()
 
     def _join(self, request: int, known: int, cohort: str) -> tuple[int, ...]:
         """The prompt is computed and its first token out: note at which step of its cohort the last one will be.
@@ -189,12 +246,30 @@ class ModelledExecutor:
         """
         left = self._left.pop(request, None) if self._left else None
         if left is None:
-            left = min(self._output_tokens(request), self._max_context - known)
+            earlier = self._earlier.pop(request, 0) if self._earlier else 0
+            left = min(self._output_tokens(request), self._max_context - known + earlier) - earlier
         if left <= 1:
             return (request,)
         book = self._books.get(cohort) or self._book(cohort)
         heappush(book.ends, (book.clock + left - 1, request))
         return ()
+
+
+class Slowed:
+    """A latency model with every step `factor` times as long."""
+
+    def __init__(self, latency: LatencyModel, factor: float) -> None:
+        self._latency = latency
+        self._factor = factor
+
+    @property
+    def basis(self) -> str:
+        return self._latency.basis
+
+    def pieces(self, chunks: Sequence[Chunk], decodes: int, context: int, steps: int) -> tuple[Piece, ...]:
+        """As the model behind it."""
+        found = self._latency.pieces(chunks, decodes, context, steps)
+        return tuple((first * self._factor, slope * self._factor, n) for first, slope, n in found)
 
 
 def _beyond(piece: Piece, spent: float, wanted: int) -> tuple[int, float]:

@@ -1,0 +1,67 @@
+"""Which replicas there are, what they do, and whether they can be given work. Kept by `cluster`; it knows no request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from phasewise.core.action import Action, Boot
+from phasewise.core.message import SetRole
+from phasewise.policy.fleet import ClusterView, serves
+
+SERVING, COMING, DRAINING, GONE = range(4)
+
+
+class Fleet:
+    """The state of each replica: serving, coming (it will start, or is starting), draining, or gone."""
+
+    def __init__(self, roles: Sequence[str], blocks: Sequence[int]) -> None:
+        self.view = ClusterView(roles, blocks)
+        self.draining: list[int] = []
+        self._states = [SERVING] * len(roles)
+
+    def present(self, replica: int) -> bool:
+        """Whether the replica is there, if only to end what it has."""
+        return self._states[replica] in (SERVING, DRAINING)
+
+    def hopes(self, phase: str, refused: Sequence[int]) -> bool:
+        """Whether any replica but these serves the phase, or will."""
+        return any(
+            state in (SERVING, COMING) and serves(role, phase) and i not in refused
+            for i, (state, role) in enumerate(zip(self._states, self.view.roles, strict=True))
+        )
+
+    def lost(self, replica: int, returns: bool) -> None:
+        """The replica is gone, for good or for a while."""
+        self._set(replica, COMING if returns else GONE)
+        self.view.emptied(replica)
+
+    def start(self, replica: int) -> list[Action]:
+        """Start a replica that is not there."""
+        if self.present(replica):
+            return []
+        self._set(replica, COMING)
+        return [Boot(replica)]
+
+    def ready(self, replica: int) -> None:
+        """The replica has started."""
+        self._set(replica, SERVING)
+
+    def drain(self, replica: int) -> None:
+        """Give the replica nothing new; one that is not there will not come."""
+        self._set(replica, DRAINING if self.present(replica) else GONE)
+
+    def stopped(self, replica: int) -> None:
+        """The replica is drained."""
+        self._set(replica, GONE)
+
+    def switch(self, replica: int, role: str) -> list[Action]:
+        """Let a replica serve another phase."""
+        if self.view.roles[replica] == role:
+            return []
+        self.view.set_role(replica, role)
+        return [SetRole(replica, role)]
+
+    def _set(self, replica: int, state: int) -> None:
+        self._states[replica] = state
+        self.view.set_open(replica, state == SERVING)
+        self.draining = [i for i, now in enumerate(self._states) if now == DRAINING]

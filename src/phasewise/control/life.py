@@ -1,0 +1,91 @@
+"""A request that is not over, as the cluster knows it. Kept by `cluster`."""
+
+from __future__ import annotations
+
+from phasewise.core.message import Adopt, Cancel, Reserve, Submit
+from phasewise.core.request import Request
+
+NOWHERE = -1
+
+Order = Submit | Reserve | Adopt | Cancel
+
+
+class Life:
+    """The current attempt of a request: where it is served, where it goes, what its client has.
+
+    `home` computes or decodes it, `next` is where it will decode (NOWHERE: not decided, or it stays). `delivered` tokens came
+    from earlier attempts and count as prompt now, `emitted` include those of a finished prompt. Once `adopting`, `next` owns it
+    unless it declines. `refused` replicas can never serve it; those it `failed` to go to may yet; it is not tried again before
+    `not_before_ns`. `stays`: the answer is decoded where the prompt is computed.
+    """
+
+    __slots__ = (
+        "adopting",
+        "delivered",
+        "emitted",
+        "epoch",
+        "failed",
+        "gone",
+        "home",
+        "next",
+        "not_before_ns",
+        "prompt_done",
+        "refused",
+        "request",
+        "reserved",
+        "stays",
+        "waits",
+    )
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.epoch = 0
+        self.delivered = 0
+        self.refused: tuple[int, ...] = ()
+        self.gone = False
+        self.waits = False
+        self.not_before_ns = 0
+        self.home = NOWHERE
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget where the attempt is: it is nowhere."""
+        self.home = self.next = NOWHERE
+        self.failed: tuple[int, ...] = ()
+        self.emitted = self.delivered
+        self.prompt_done = self.reserved = self.adopting = False
+        self.stays = True
+
+    @property
+    def owner(self) -> int:
+        """The replica that answers for the request."""
+        return self.next if self.adopting else self.home
+
+    @property
+    def barred(self) -> tuple[int, ...]:
+        """Replicas that need not be tried now."""
+        return self.refused + self.failed if self.failed else self.refused
+
+    def submit(self) -> Submit:
+        """The order for the attempt's prompt."""
+        return Submit(self.home, self.request, self.epoch, self.delivered, self.stays)
+
+    def reserve(self) -> Reserve:
+        """The order to the one that will decode it."""
+        return Reserve(self.next, self.request, self.epoch, self.delivered, self.home)
+
+    def unanswered(self) -> list[Order]:
+        """The orders that have had no answer yet; for one that is served, the last one of its replica."""
+        request = self.request.id
+        if self.waits:
+            return []
+        if self.gone:
+            return [Cancel(self.owner, request, self.epoch)]
+        if self.adopting:
+            return [Adopt(self.next, request, self.epoch)]
+        orders: list[Order] = []
+        if not self.prompt_done:
+            orders.append(self.submit())
+        if self.next != NOWHERE and not self.reserved:
+            orders.append(self.reserve())
+        return orders

@@ -1,0 +1,218 @@
+"""What goes wrong in a simulated world: it carries out a scenario, and what follows from it outside the rooms.
+
+A replica that dies takes its room, its executor and its pulls with it; whoever watches the replicas tells the cluster, over
+the same wire as all messages. It counts, as the data path does, what had reached the clients. It does not know what the cluster
+makes of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from heapq import heappush
+from typing import Any, Protocol
+
+import numpy as np
+
+from phasewise.control.loop import Loop
+from phasewise.core.action import Boot, Perished, Stop
+from phasewise.core.event import Began, Died, Drain, Lost, Start, Switch
+from phasewise.core.fault import Cuts, Dies, Drains, Fault, Mangles, Scenario, Slows, Starts, Switches, holds
+from phasewise.core.message import Finished, Reserve, Submit
+from phasewise.core.spec import Resolved
+from phasewise.core.units import to_ns
+from phasewise.sim.clock import VirtualClock
+from phasewise.sim.executor import ModelledExecutor
+from phasewise.sim.transfers import Transfers
+
+Mail = tuple[int, int, int, Any]
+"""`(at_ns, number, room, message)`; without mishaps messages keep their order, and the number is 0."""
+
+_AFTER = 1 << 60  # number of a fault: at one instant, after every message
+_STREAM = 2  # of the scenario's seed; the random failures have those below
+
+
+class Stage(Protocol):
+    """What a scenario needs of the world that it happens in."""
+
+    resolved: Resolved
+    clock: VirtualClock
+    wire_ns: int
+    inbox: deque[Mail] | list[Mail]
+    takes: list[Callable[[Any], None]]
+    instances: list[Loop]
+    executors: list[ModelledExecutor]
+    transfers: Transfers | None
+    cluster: Loop
+
+    def reborn(self, i: int) -> None: ...
+
+
+class Mishaps:
+    """A scenario at work in a world whose inbox is a heap."""
+
+    def __init__(self, world: Stage, scenario: Scenario) -> None:
+        self._world = world
+        self._scenario = scenario
+        self._numbers = 0
+        self._cold_ns = to_ns(world.resolved.deployment.cold_start_s)
+        self._mangles = [fault for fault in scenario.faults if isinstance(fault, Mangles)]
+        self._draws = np.random.default_rng(np.random.SeedSequence(scenario.seed, spawn_key=(_STREAM,)))
+        self._alive = [True] * len(world.resolved.replicas)
+        self._returns: dict[int, int | None] = {}
+        # replica -> request -> tokens, of those whose end the cluster has not heard of
+        self._unheard: list[dict[int, int]] = [{} for _ in world.resolved.replicas]
+        self.last_ns = 0
+        inbox: list[Mail] = []
+        world.inbox = self._inbox = inbox
+
+    def begin(self) -> None:
+        """Put everything that will happen into the world's inbox."""
+        world, replicas = self._world, len(self._alive)
+        for i in range(replicas):
+            world.takes[i] = self._door(i, world.takes[i])
+        # The room after the cluster's is this.
+        world.takes.append(self.take)
+        self._room = replicas + 1
+        for replica in self._scenario.absent():
+            self._alive[replica] = False
+            self._post(0, replicas, Lost(replica, returns=True))
+        for number, fault in enumerate(self._scenario.timed()):
+            if not isinstance(fault, Mangles):
+                self._fault(fault.at_ns, number, fault)
+            until_ns = getattr(fault, "until_ns", None)
+            if isinstance(fault, Slows | Cuts) and until_ns is not None:
+                self._fault(until_ns, number, fault)
+
+    def _fault(self, at_ns: int, number: int, fault: Any) -> None:
+        self.last_ns = max(self.last_ns, at_ns)
+        heappush(self._inbox, (at_ns, _AFTER + number, self._room, fault))
+
+    def _post(self, at_ns: int, room: int, message: Any) -> None:
+        self._numbers += 1
+        heappush(self._inbox, (at_ns, self._numbers, room, message))
+
+    # --- the wire
+
+    def to_instance(self, action: Any) -> None:
+        """The port of the cluster's messages."""
+        self._send(action.replica, action)
+
+    def to_cluster(self, replica: int) -> Callable[[Any], None]:
+        """The port of a replica's messages."""
+        cluster, unheard = len(self._alive), self._unheard[replica]
+
+        def send(action: Any) -> None:
+            if type(action) is Finished:
+                unheard[action.request] = action.tokens
+            self._send(cluster, action)
+
+        return send
+
+    def _send(self, room: int, message: Any) -> None:
+        now_ns = self._world.clock.now_ns
+        at_ns = now_ns + self._world.wire_ns
+        kind = type(message).__name__.lower()
+        for fault in self._mangles:
+            if fault.kind in (None, kind) and holds(fault, now_ns) and self._draws.random() < fault.share:
+                if fault.delay_ns is None:
+                    return
+                at_ns += fault.delay_ns
+        self._post(at_ns, room, message)
+
+    def _door(self, replica: int, take: Callable[[Any], None]) -> Callable[[Any], None]:
+        """What brings events to a replica, if it is there."""
+
+        def arrive(event: Any) -> None:
+            if self._alive[replica]:
+                if isinstance(event, Submit | Reserve) and event.from_token:
+                    self._world.executors[replica].resume(event.request.id, event.from_token)
+                take(event)
+
+        return arrive
+
+    # --- what happens
+
+    def take(self, fault: Fault | Any) -> None:
+        """The instant of a fault, of its end, or of something that follows has come."""
+        now_ns = self._world.clock.now_ns
+        cluster = self._world.cluster.take
+        match fault:
+            case Dies():
+                self._die(fault.replica, fault.back_ns)
+            case Slows():
+                self._slow(fault.replica)
+            case Cuts():
+                self._cut(fault)
+            case Drains():
+                cluster(Drain(fault.replica))
+            case Starts() | Start():
+                cluster(Start(fault.replica))
+            case Switches():
+                cluster(Switch(fault.replica, fault.role))
+            case Boot():
+                self._boot(fault.replica)
+            case _:
+                raise AssertionError(f"{fault} at {now_ns} ns")
+
+    def _die(self, replica: int, back_ns: int | None) -> None:
+        if not self._alive[replica]:
+            return
+        world = self._world
+        self._returns[replica] = back_ns
+        world.instances[replica].take(Died(world.executors[replica].cut()))
+        self._alive[replica] = False
+        for lane in world.executors[replica].lanes:
+            lane.run = None
+        assert world.transfers is not None
+        world.transfers.gone(replica)
+
+    def perished(self, replica: int) -> Callable[[Perished], None]:
+        """The port of a replica's last word: the cluster hears that it is lost, after all that it has sent."""
+
+        def tell(action: Perished) -> None:
+            world, back_ns = self._world, self._returns[replica]
+            finished = tuple(self._unheard[replica].items())
+            self._unheard[replica].clear()
+            event = Lost(replica, action.delivered, finished, back_ns is not None)
+            self._post(world.clock.now_ns + world.wire_ns, len(self._alive), event)
+            if back_ns is not None:
+                self._fault(max(back_ns, world.clock.now_ns), len(self._scenario.faults), Start(replica))
+
+        return tell
+
+    def ordered(self, action: Boot | Stop) -> None:
+        """The port of the cluster's orders about whole replicas."""
+        if isinstance(action, Boot):
+            self._fault(self._world.clock.now_ns + self._cold_ns, len(self._scenario.faults), action)
+
+    def _boot(self, replica: int) -> None:
+        if self._alive[replica]:
+            return
+        self._alive[replica] = True
+        self._world.reborn(replica)
+        self._world.takes[replica] = self._door(replica, self._world.takes[replica])
+        self._slow(replica)
+        self._world.takes[replica](Began())
+
+    def _slow(self, replica: int) -> None:
+        """Set a replica's pace by all that slows it now."""
+        now_ns = self._world.clock.now_ns
+        factor = 1.0
+        for fault in self._scenario.faults:
+            if isinstance(fault, Slows) and fault.replica == replica and holds(fault, now_ns):
+                factor *= fault.factor
+        if self._alive[replica]:
+            self._world.executors[replica].slow(factor)
+
+    def _cut(self, fault: Cuts) -> None:
+        """Set a link as all that bears upon it now has it."""
+        now_ns = self._world.clock.now_ns
+        ends = (fault.source, fault.target)
+        same = [f for f in self._scenario.faults if isinstance(f, Cuts) and (f.source, f.target) == ends]
+        bearing = [f.factor for f in same if holds(f, now_ns)]
+        factor: float | None = 1.0
+        for one in bearing:
+            factor = None if factor is None or one is None else factor * one
+        assert self._world.transfers is not None
+        self._world.transfers.cut(*ends, factor)

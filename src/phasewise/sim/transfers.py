@@ -1,0 +1,202 @@
+"""Keys and values on their way between simulated replicas: when a pull can begin, and when it is over.
+
+A replica pulls; the source's executor says when there is something to fetch. Serialised, that is when the prompt is done.
+Layer-wise, its layers are sent while the step with the prompt's last chunk computes the next ones; what earlier chunks computed
+waits for that step as well. `sim.links` shares the links; this knows which request's bytes a flow carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+from phasewise.core.action import Drop, Pull, Run
+from phasewise.core.event import Pulled, PullFailed
+from phasewise.core.spec import Resolved
+from phasewise.core.step import AWAY
+from phasewise.perf.links import handed_bytes, layer_wise, resolve_link
+from phasewise.sim.clock import VirtualClock
+from phasewise.sim.links import Flows
+
+
+class Transfer:
+    """One pull: `flow` is its number once bytes are under way, `after_ns` what it takes when the last of them is sent.
+
+    `ready_ns` is when its prompt will be done, if its layers are sent one by one.
+    """
+
+    __slots__ = ("after_ns", "began_ns", "epoch", "flow", "nbytes", "ready_ns", "request", "source", "target")
+
+    def __init__(self, target: int, action: Pull, nbytes: int) -> None:
+        self.target = target
+        self.request = action.request
+        self.epoch = action.epoch
+        self.source = action.source
+        self.nbytes = nbytes
+        self.flow = -1
+        self.began_ns = -1
+        self.after_ns = 0
+        self.ready_ns = -1
+
+
+class Transfers:
+    """All pulls of a fleet. Ends go onto the clock's agenda with `order`.
+
+    `parked(source, request, epoch)` says whether a prompt is done and kept; `tell(target, event)` brings word to a replica.
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        clock: VirtualClock,
+        order: int,
+        parked: Callable[[int, int, int], bool],
+        tell: Callable[[int, Any], None],
+    ) -> None:
+        deployment = resolved.deployment
+        self._clock = clock
+        self._order = order
+        self._parked = parked
+        self._tell = tell
+        self._spec = deployment.link
+        self._link = link = resolve_link(deployment.link)
+        self._model = resolved.model
+        rates = [link.bytes_per_ns(r.tp * r.pp) for r in resolved.replicas]
+        self._flows = Flows(clock, rates, rates)
+        self._lost: list[tuple[int | None, int | None]] = []
+        # (target, request) -> its transfer
+        self._open: dict[tuple[int, int], Transfer] = {}
+        # source -> transfers that wait for its prompts
+        self.waiting: dict[int, list[Transfer]] = {}
+        self._by_flow: dict[int, Transfer] = {}
+        self._numbers = 0
+        # `(at_ns, number, transfer, event)` of what is to happen
+        self._news: list[tuple[int, int, Transfer, Any]] = []
+
+    def pull(self, target: int, action: Pull) -> None:
+        """A replica wants a request's keys and values: now, if they are there."""
+        transfer = Transfer(target, action, handed_bytes(self._model, action.tokens))
+        self._open[target, action.request] = transfer
+        if self._cut(action.source, target):
+            self._fail(transfer, f"the link from replica {action.source} is lost")
+        elif self._parked(action.source, action.request, action.epoch):
+            self._begin(transfer)
+        else:
+            self.waiting.setdefault(action.source, []).append(transfer)
+
+    def drop(self, target: int, action: Drop) -> None:
+        """A pull is not wanted any more."""
+        transfer = self._open.get((target, action.request))
+        if transfer is not None and transfer.epoch == action.epoch:
+            self._forget(transfer)
+            self._flows.drop(transfer.flow)
+            self._promise()
+
+    def computing(self, source: int, run: Run, end_ns: int) -> None:
+        """A source has begun a step until `end_ns`: what leaves after it may go layer by layer already."""
+        chunks = [chunk for chunk in run.plan.chunks if chunk.joins == AWAY]
+        if not chunks or not layer_wise(self._spec, sum(chunk.tokens for chunk in run.plan.chunks)):
+            return
+        leaving = {chunk.request for chunk in chunks}
+        now_ns = self._clock.now_ns
+        first_ns = now_ns + (end_ns - now_ns) // self._model.layers
+        for transfer in self.waiting.get(source, ()):
+            if transfer.request in leaving:
+                transfer.ready_ns = end_ns
+                self._announce(transfer, None, first_ns)
+
+    def computed(self, source: int) -> None:
+        """A source has ended a step: what is parked there now can be fetched."""
+        for transfer in list(self.waiting.get(source, ())):
+            if self._parked(source, transfer.request, transfer.epoch):
+                self._begin(transfer)
+
+    def _begin(self, transfer: Transfer, ready_ns: int | None = None) -> None:
+        if transfer.flow >= 0:
+            return
+        waiting = self.waiting.get(transfer.source, [])
+        if transfer in waiting:
+            waiting.remove(transfer)
+            if not waiting:
+                del self.waiting[transfer.source]
+        transfer.flow = flow = self._numbers
+        self._numbers += 1
+        self._by_flow[flow] = transfer
+        transfer.began_ns = self._clock.now_ns
+        transfer.after_ns = self._link.after_ns(ready_ns is not None)
+        last = transfer.nbytes // self._model.layers if ready_ns is not None else 0
+        self._flows.begin(flow, transfer.source, transfer.target, transfer.nbytes, ready_ns, last)
+        self._promise()
+
+    def _promise(self) -> None:
+        """Have the pump look here when the next flow ends."""
+        next_ns = self._flows.next_ns()
+        if next_ns is not None:
+            heappush(self._clock.agenda, (next_ns, self._order))
+
+    def due(self) -> None:
+        """Whatever has arrived by now is announced to its replica."""
+        now_ns = self._clock.now_ns
+        for flow in self._flows.ended():
+            transfer = self._by_flow.pop(flow)
+            event = Pulled(transfer.request, transfer.epoch, transfer.source, transfer.began_ns, transfer.nbytes)
+            self._announce(transfer, event, now_ns + transfer.after_ns)
+        self._promise()
+        news = self._news
+        while news and news[0][0] <= now_ns:
+            _, _, transfer, event = heappop(news)
+            if self._open.get((transfer.target, transfer.request)) is not transfer:
+                continue
+            if event is None:
+                self._begin(transfer, transfer.ready_ns)
+            else:
+                self._forget(transfer)
+                self._tell(transfer.target, event)
+
+    def _announce(self, transfer: Transfer, event: Pulled | PullFailed | None, at_ns: int) -> None:
+        """Have an event reach the replica that pulls, or (None) its layers begin to leave, at an instant."""
+        self._numbers += 1
+        heappush(self._news, (at_ns, self._numbers, transfer, event))
+        heappush(self._clock.agenda, (at_ns, self._order))
+
+    def gone(self, replica: int) -> None:
+        """A replica has died: what it sent is lost, what it fetched is not wanted."""
+        self._flows.drop_between(replica, None)
+        self._flows.drop_between(None, replica)
+        for transfer in list(self._open.values()):
+            if transfer.target == replica:
+                self._forget(transfer)
+            elif transfer.source == replica:
+                self._fail(transfer, f"replica {replica}, its source, is lost")
+        self._promise()
+
+    def cut(self, source: int | None, target: int | None, factor: float | None) -> None:
+        """From now on a link is slower by `factor` (1: as it was), or lost (None)."""
+        if factor is not None:
+            if (source, target) in self._lost:
+                self._lost.remove((source, target))
+            self._flows.scale(source, target, factor)
+        else:
+            self._lost.append((source, target))
+            self._flows.drop_between(source, target)
+            for transfer in list(self._open.values()):
+                if self._cut(transfer.source, transfer.target):
+                    self._fail(transfer, f"the link from replica {transfer.source} is lost")
+        self._promise()
+
+    def _cut(self, source: int, target: int) -> bool:
+        return any(a in (None, source) and b in (None, target) for a, b in self._lost)
+
+    def _fail(self, transfer: Transfer, reason: str) -> None:
+        self._flows.drop(transfer.flow)
+        self._announce(transfer, PullFailed(transfer.request, transfer.epoch, reason), self._clock.now_ns)
+
+    def _forget(self, transfer: Transfer) -> None:
+        self._open.pop((transfer.target, transfer.request), None)
+        self._by_flow.pop(transfer.flow, None)
+        waiting = self.waiting.get(transfer.source, [])
+        if transfer in waiting:
+            waiting.remove(transfer)
+            if not waiting:
+                del self.waiting[transfer.source]

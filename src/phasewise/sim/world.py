@@ -1,0 +1,227 @@
+"""The simulated world, and the pump that is the whole of its logic: which event is next.
+
+One heap holds the promised ends of runs and transfers, one queue the messages under way, one iterator what comes from outside.
+What goes wrong is `mishaps`' affair; without a scenario nothing of it is in the way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+from typing import Any
+
+from phasewise.control.loop import Loop
+from phasewise.control.rooms import Beliefs, open_cluster, open_instance
+from phasewise.core.action import (
+    Action,
+    Boot,
+    Drop,
+    Ended,
+    Enter,
+    Forget,
+    Interrupt,
+    Perished,
+    Pull,
+    Regroup,
+    Run,
+    Stop,
+    WakeAt,
+)
+from phasewise.core.event import Arrived, Gone, Woken
+from phasewise.core.fault import Scenario
+from phasewise.core.message import DOWN, UP
+from phasewise.core.spec import MIXED, Resolved
+from phasewise.core.units import NS_PER_S, to_ns
+from phasewise.core.view import InstanceState
+from phasewise.perf.latency import LatencyModel
+from phasewise.record.runlog import Recorder
+from phasewise.sim.clock import VirtualClock
+from phasewise.sim.executor import ModelledExecutor
+from phasewise.sim.mishaps import Mail, Mishaps
+from phasewise.sim.transfers import Transfers
+from phasewise.sim.users import Users
+from phasewise.workload.workload import Workload
+
+NEVER = 1 << 62
+LULL_NS = 3600 * NS_PER_S
+"""When nothing has run for so long, and nothing is to come but alarms, what is inside stays there."""
+
+WOKEN = Woken()
+Physics = Callable[[int], LatencyModel]
+"""The latency model of a replica, by its index."""
+
+
+class World:
+    """Rooms in their loops, executors behind them, one clock, one heap.
+
+    Rooms are numbered: the replicas, the cluster, then `mishaps` if there are any, and the users (-1).
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        workload: Workload,
+        recorder: Recorder,
+        physics: Physics,
+        seed: int = 0,
+        scenario: Scenario | None = None,
+        beliefs: Beliefs | None = None,
+    ) -> None:
+        self.resolved = resolved
+        self.clock = VirtualClock()
+        self.wire_ns = to_ns(resolved.deployment.wire_s)
+        self.executors: list[ModelledExecutor] = []
+        self.instances: list[Loop] = []
+        self.states: dict[int, InstanceState] = {}
+        self._workload = workload
+        self._recorder = recorder
+        self._physics = physics
+        self._beliefs = beliefs
+        self._alarms: list[tuple[int, int]] = []
+        self._n = n = len(resolved.replicas)
+        self._users = None if workload.closed is None else Users(workload, self.clock, self._alarms)
+        self.inbox: deque[Mail] | list[Mail] = deque()
+        self.mishaps = None if scenario is None else Mishaps(self, scenario)
+        self.transfers = self._transfers(scenario)
+        down = self._to_instance if self.mishaps is None else self.mishaps.to_instance
+        ports: dict[type, Callable[[Any], None]] = dict.fromkeys(DOWN, down)
+        ports |= dict.fromkeys((Boot, Stop), _nothing if self.mishaps is None else self.mishaps.ordered)
+        ports[Ended] = _nothing if self._users is None else self._users.ended
+        ports[WakeAt] = self._alarm(n)
+        self.cluster = Loop(open_cluster(resolved, seed), self.clock, recorder.cluster, ports)
+        for i in range(n):
+            self.instances.append(self._loop(i))
+        self.takes: list[Callable[[Any], None]] = [loop.take for loop in self.instances]
+        self.takes.append(self.cluster.take)
+        if self.mishaps is not None:
+            self.mishaps.begin()
+
+    def _transfers(self, scenario: Scenario | None) -> Transfers | None:
+        """Nothing is handed over where every replica serves both phases for good."""
+        if scenario is None and all(replica.role == MIXED for replica in self.resolved.replicas):
+            return None
+
+        def parked(source: int, request: int, epoch: int) -> bool:
+            resident = self.states[source].parked.get(request)
+            return resident is not None and resident.epoch == epoch
+
+        return Transfers(self.resolved, self.clock, self._n, parked, lambda target, event: self.takes[target](event))
+
+    def _loop(self, i: int) -> Loop:
+        """A replica's loop, with an executor of its own."""
+        spec, clock = self.resolved.replicas[i], self.clock
+        executor = ModelledExecutor(clock, self._physics(i), self._workload.truth, spec.max_context, order=i)
+        if i == len(self.executors):
+            self.executors.append(executor)
+        self.executors[i] = executor
+        up = self._to_cluster if self.mishaps is None else self.mishaps.to_cluster(i)
+        ports: dict[type, Callable[[Any], None]] = dict.fromkeys(UP, up)
+        ports |= {Run: executor.run, Interrupt: executor.interrupt, Forget: executor.forget}
+        ports |= {Regroup: executor.regroup, Enter: executor.enter, WakeAt: self._alarm(i)}
+        if self.mishaps is not None:
+            ports[Perished] = self.mishaps.perished(i)
+        if (transfers := self.transfers) is not None:
+            ports |= {Pull: lambda action: transfers.pull(i, action), Drop: lambda action: transfers.drop(i, action)}
+
+            def run(action: Run) -> None:
+                executor.run(action)
+                if i in transfers.waiting:
+                    transfers.computing(i, action, executor.lanes[action.plan.lane].end_ns)
+
+            ports[Run] = run
+        room = open_instance(self.resolved, i, self._beliefs)
+        self.states[i] = room.state
+        return Loop(room, clock, self._recorder.instances[i], ports)
+
+    def reborn(self, i: int) -> None:
+        """A replica's process begins anew: another room, another executor."""
+        self.instances[i] = self._loop(i)
+        self.takes[i] = self.instances[i].take
+        self.lanes[i] = self.executors[i].lanes[0]
+        self.dones[i] = self.executors[i].done
+
+    def run(self, progress: Callable[[int], None] | None = None) -> None:
+        """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
+        clock, agenda, inbox, alarms = self.clock, self.clock.agenda, self.inbox, self._alarms
+        takes, transfers, replicas = self.takes, self.transfers, self._n
+        self.dones = dones = [executor.done for executor in self.executors]
+        self.lanes = lanes = [executor.lanes[0] for executor in self.executors]
+        letter: Callable[[], Mail] = inbox.popleft if isinstance(inbox, deque) else lambda: heappop(inbox)
+        cluster = self.cluster.take
+        outside = self._outside(progress)
+        if self._users is not None:
+            # The last of the takers, which an alarm calls by the index -1.
+            takes.append(self._users.open(cluster, progress))
+            outside = _silence()
+        outside_ns, event = next(outside)
+        while True:
+            mail = inbox and inbox[0][0] <= outside_ns
+            next_ns = inbox[0][0] if mail else outside_ns
+            if alarms and alarms[0][0] < next_ns and (not agenda or alarms[0][0] < agenda[0][0]):
+                if event is None and not inbox and not agenda and alarms[0][0] > self._lull_ns():
+                    return
+                clock.now_ns, room = heappop(alarms)
+                takes[room](WOKEN)
+            elif agenda and agenda[0][0] <= next_ns:
+                at_ns, order = heappop(agenda)
+                if order == replicas:
+                    clock.now_ns = at_ns
+                    transfers.due()  # type: ignore[union-attr]
+                    continue
+                lane = lanes[order]
+                # A promise that no longer agrees with its lane has been superseded.
+                if lane.end_ns == at_ns and lane.run is not None:
+                    clock.now_ns = at_ns
+                    takes[order](dones[order](0))
+                    if transfers is not None and order in transfers.waiting:
+                        transfers.computed(order)
+            elif mail:
+                clock.now_ns, _, room, message = letter()
+                takes[room](message)
+            elif event is not None:
+                clock.now_ns = outside_ns
+                cluster(event)
+                outside_ns, event = next(outside)
+            else:
+                return
+
+    def _lull_ns(self) -> int:
+        """When it has been quiet for so long that nothing more is to be expected."""
+        last_ns = max(lane.end_ns for executor in self.executors for lane in executor.lanes)
+        last_arrival_ns = int(self._workload.arrival_ns.max())
+        return max(last_ns, last_arrival_ns, self.mishaps.last_ns if self.mishaps else 0) + LULL_NS
+
+    def _outside(self, progress: Callable[[int], None] | None) -> Iterator[tuple[int, Any]]:
+        """What comes from the gateway: arrivals, and clients leaving (first, at one instant); then never anything again."""
+        leaving = deque(sorted((at, request) for request, at in self._workload.gone_ns.items()))
+        for request in self._workload.requests():
+            at_ns = request.arrival_ns
+            while leaving and leaving[0][0] <= at_ns and leaving[0][1] < request.id:
+                gone_ns, who = leaving.popleft()
+                yield gone_ns, Gone(who)
+            yield at_ns, Arrived(request)
+            if progress is not None and not request.id % 1024:
+                progress(request.id)
+        for gone_ns, who in leaving:
+            yield gone_ns, Gone(who)
+        yield from _silence()
+
+    def _alarm(self, room: int) -> Callable[[WakeAt], None]:
+        return lambda action: heappush(self._alarms, (action.at_ns, room))
+
+    def _to_instance(self, action: Any) -> None:
+        self.inbox.append((self.clock.now_ns + self.wire_ns, 0, action.replica, action))
+
+    def _to_cluster(self, action: Action) -> None:
+        self.inbox.append((self.clock.now_ns + self.wire_ns, 0, self._n, action))
+
+
+def _nothing(action: Action) -> None:
+    """Nobody waits for this."""
+
+
+def _silence() -> Iterator[tuple[int, Any]]:
+    """Nothing from outside, for ever."""
+    while True:
+        yield NEVER, None
