@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from capacity_schema import ProbeDocument, Same
 from phasewise.cli import main
 from phasewise.perf.hardware import device as device_named
 from phasewise.planner.capacity import capacity
@@ -19,16 +20,6 @@ FLAGS = [*DEPLOYED, "--workload", "azure-conv", "--requests", "400", "--jobs", "
 SLO = ["--slo", "tbt=0.05@p99", "--slo", "delay=2@p50"]
 TWO = ["--batcher", "vllm-v1", "--batcher", "sarathi:token_budget=512,max_seqs=64"]
 NAMES = ["vllm-v1", "sarathi (token_budget 512, max_seqs 64)"]
-
-
-class ProbeDocument(Strict):
-    rate_rps: float
-    feasible: bool
-    scores: dict[str, float]
-    missed: list[str]
-    backlog_growth: float
-    turnovers: float
-    rejected: int
 
 
 class Searched(Strict):
@@ -45,12 +36,6 @@ class Searched(Strict):
     saturation_rps: float
     notes: list[str]
     probes: list[ProbeDocument]
-
-
-class Same(Strict):
-    name: str
-    requests: int
-    sha256: str
 
 
 class CapacityDocument(Strict):

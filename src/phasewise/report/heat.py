@@ -246,8 +246,7 @@ def _limit(axes: Axes, limit: float) -> None:
 def _over(axes: Axes, over: Setting, at: Sequence[float] | None) -> None:
     """The axis of the setting: its own values as marks, evenly apart where they are doubled rather than added to."""
     places = list(range(len(over.values))) if at is None else list(at)
-    steps = np.diff(sorted(places))
-    if at is not None and min(places) > 0 and len(steps) > 1 and steps.max() > 4 * steps.min():
+    if at is not None and _doubles(at):
         axes.set_xscale("log")
         axes.minorticks_off()
     every = -(-len(places) // _MOST_TICKS)
@@ -255,3 +254,12 @@ def _over(axes: Axes, over: Setting, at: Sequence[float] | None) -> None:
     axes.set_xlabel(over.name)
     if at is None:
         axes.set_xlim(-0.6, len(places) - 0.4)
+
+
+def _doubles(at: Sequence[float]) -> bool:
+    """Whether values are evener by their ratios than by their differences."""
+    values = np.unique(at)
+    if len(values) < 3 or values[0] <= 0:
+        return False
+    steps, ratios = np.diff(values), np.diff(np.log(values))
+    return bool(ratios.max() / ratios.min() < steps.max() / steps.min())
