@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 NAMES = {MISSED: "beyond", FAILED: "cannot be run", BLANK: "not asked for"}
-WORDS = Words("title", "goodput per device, requests/s", NAMES, "the best")
+WORDS = Words("title", "goodput per device, requests/s", NAMES, "the best", under="small: capacity")
 ACROSS, UP = Setting("replicas.decode", ("1", "2", "3")), Setting("replicas.prefill", ("4", "5"))
 CELLS = [
     [Cell(HELD, 1.5, "3.00"), Cell(HELD, 2.5, "7.50", best=True), None],
@@ -48,7 +48,7 @@ def test_every_number_is_at_its_values() -> None:
         "0.500": (2, 1), "2.00": (2, 1),
     }  # fmt: skip
     assert bar.get_ylabel() == "goodput per device, requests/s"
-    assert figure.get_suptitle() == "title"
+    assert (figure.get_suptitle(), axes.get_title(loc="right")) == ("title", "small: capacity")
 
 
 def test_what_does_not_hold_is_hatched_and_the_best_is_framed() -> None:
@@ -92,6 +92,7 @@ def test_a_large_map_has_no_figures_and_not_every_mark() -> None:
     figure = heat_map(Setting("a", values), Setting("b", values), cells, WORDS)
     axes = figure.axes[0]
     assert len(axes.texts) == 0
+    assert axes.get_title(loc="right") == ""
     assert [t.get_text() for t in axes.get_xticklabels()] == list(values[::2])
     assert figure.get_figheight() <= 11
 

@@ -151,17 +151,20 @@ def warn(errors: Console, arms: Sequence[Arm], found: Sequence[Capacity | None])
 def table(arms: Sequence[Arm], found: Sequence[Capacity], objective: Objective) -> Table:
     """One row a deployment: its capacity, what bound it, and its scores there; rates in requests/s."""
     out = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    out.add_column("requests/s", style="bold", overflow="fold", min_width=14)
-    for name in ("capacity", "per device", "fails at", "offline"):
+    sizes = [devices(arm.deployment.deployment) for arm in arms]
+    # Of one device it is the capacity, and the screen is narrow.
+    each = max(sizes) > 1
+    out.add_column("requests/s", style="bold", overflow="fold", min_width=11 if each else 14)
+    for name in ("capacity", *(["per\ndevice"] if each else []), "fails at", "offline"):
         out.add_column(name, justify="right", no_wrap=True)
     out.add_column(SEARCHED, overflow="fold", min_width=9)
     for name in limits(objective):
         out.add_column(name.replace("@", "\n"), justify="right", no_wrap=True)
-    for arm, capacity in zip(arms, found, strict=True):
+    for arm, size, capacity in zip(arms, sizes, found, strict=True):
         best = next((p for p in capacity.probes if p.rate == capacity.rate), None)
         scores = [score(name, best, objective) for name in limits(objective)]
-        each = None if capacity.rate is None else capacity.rate / devices(arm.deployment.deployment)
-        rates = (capacity.rate, each, capacity.high, capacity.saturation)
+        per_device = None if capacity.rate is None else capacity.rate / size
+        rates = (capacity.rate, *([per_device] if each else []), capacity.high, capacity.saturation)
         out.add_row(arm.name, *map(number, rates), ", ".join(capacity.bound_by) or NONE, *scores)
     return out
 

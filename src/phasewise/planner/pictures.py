@@ -118,20 +118,22 @@ def _sweep_words(found: Sweep, workload: str) -> Words:
     keys = " and ".join(axis.key for axis in found.axes)
     arms = [one.point.resolved for one in found.found if one.point.resolved is not None]
     where = " and ".join(dict.fromkeys(replica.device.name for arm in arms for replica in arm.replicas))
-    ran = f"{arms[0].model.name} on {where} · {workload} · simulated times: {arms[0].basis}"
+    models = " and ".join(dict.fromkeys(arm.model.name for arm in arms))
+    basis = "; ".join(dict.fromkeys(arm.basis for arm in arms))
+    ran = f"{models} on {where} · {workload} · simulated times: {basis}"
     slos = {arm.deployment.slo for arm in arms}
     goal = fill(f"objective: {words(found.objective, slos.pop() if len(slos) == 1 else None)}", 150)
     others = {FAILED: "cannot be run", BLANK: "another number of devices"}
     if found.at is None:
-        small = " (small figures: capacity, requests/s)" if len(found.axes) == 2 else ""
-        title = f"Goodput per device over {keys}{small}\n{ran}\n{goal}"
+        small = "small figures: capacity, requests/s"
+        title = f"Goodput per device over {keys}\n{ran}\n{goal}"
         states = {MISSED: "not within the objective at any rate tried", **others}
-        return Words(title, "goodput per device, requests/s", states, "most goodput per device")
-    small = " (small letters: of which score)" if len(found.axes) == 2 else ""
-    title = f"At {number(found.at)} requests/s, over {keys}: the worst score over its limit{small}\n{ran}\n{goal}"
+        return Words(title, "goodput per device, requests/s", states, "most goodput per device", under=small)
+    small = "small letters: which score is the worst"
+    title = f"At {number(found.at)} requests/s, over {keys}: the worst score over its limit\n{ran}\n{goal}"
     states = {MISSED: "beyond the objective, or the backlog grows", **others}
     best = "fewest devices within the objective"
-    return Words(title, "worst score / its limit", states, best, limit=1.0, low_is_good=True)
+    return Words(title, "worst score / its limit", states, best, limit=1.0, low_is_good=True, under=small)
 
 
 def _panel(name: str, objective: Objective) -> Panel:

@@ -1,8 +1,8 @@
 """Many deployments that differ in one or two settings: how much each carries, or whether each carries a given rate.
 
 Every point is a search, or a simulation, of its own: what becomes of one does not depend on the others, on their order, or on
-how many processes there are. After Splitwise's provisioning (ISCA'24, section 5.4): enumerate the machines, simulate, keep
-those that are within the objectives. It does not know what its settings mean.
+how many processes there are. After Splitwise's provisioning (ISCA'24): enumerate the machines, simulate, keep those that
+are within the objectives. It does not know what its settings mean.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class Cell(msgspec.Struct, frozen=True):
 
 class Words(msgspec.Struct, frozen=True):
     """What a picture says: its title, the name and unit of the number, what each state is called; `limit` separates held from
-    missed (None: there is no such number), and `low_is_good` says on which side of it it is better."""
+    missed (None: there is no such number), and `low_is_good` says on which side of it it is better; `under` is what stands in
+    small letters in the cells, said where there is room for them."""
 
     title: str
     quantity: str
@@ -54,6 +55,7 @@ class Words(msgspec.Struct, frozen=True):
     best: str
     limit: float | None = None
     low_is_good: bool = False
+    under: str = ""
 
 
 def heat_map(across: Setting, up: Setting, cells: Sequence[Sequence[Cell | None]], words: Words) -> Figure:
@@ -84,6 +86,8 @@ def heat_map(across: Setting, up: Setting, cells: Sequence[Sequence[Cell | None]
             for j, cell in enumerate(row):
                 if cell is not None:
                     _cell(axes, (j, i), cell, colours(scale(cell.value or 0.0)), letters_pt)
+        if letters_pt[1]:
+            axes.set_title(words.under, loc="right", fontsize=9, color=FAINT)
         _ticks(axes.xaxis, across, wide=True)
         _ticks(axes.yaxis, up, wide=False)
         axes.grid(False)
