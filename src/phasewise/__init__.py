@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
     from phasewise.planner.capacity import Capacity, capacity
     from phasewise.planner.compare import Comparison, compare
+    from phasewise.planner.sweep import Sweep, sweep
     from phasewise.record.runlog import RunLog
     from phasewise.sim.simulate import simulate
     from phasewise.workload.source import load as load_workload
@@ -37,12 +38,14 @@ __all__ = [
     "ReplicaSpec",
     "RunLog",
     "Slo",
+    "Sweep",
     "__version__",
     "capacity",
     "compare",
     "load_workload",
     "read_deployment",
     "simulate",
+    "sweep",
 ]
 
 _HOMES = {
@@ -56,6 +59,8 @@ _HOMES = {
     "ReplicaSpec": ("phasewise.core.spec", "ReplicaSpec"),
     "RunLog": ("phasewise.record.runlog", "RunLog"),
     "Slo": ("phasewise.core.spec", "Slo"),
+    "Sweep": ("phasewise.planner.sweep", "Sweep"),
+    "sweep": ("phasewise.planner.sweep", "sweep"),
     "load_workload": ("phasewise.workload.source", "load"),
     "read_deployment": ("phasewise.control.deployment", "read_deployment"),
     "simulate": ("phasewise.sim.simulate", "simulate"),

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from capacity_schema import ProbeDocument, Same
 from phasewise.cli import main
+from phasewise.perf.hardware import device as device_named
 from phasewise.planner.capacity import capacity
 from phasewise.planner.objective import Objective, percentiles
 from simulate_schema import Strict, Summary
@@ -20,32 +22,20 @@ TWO = ["--batcher", "vllm-v1", "--batcher", "sarathi:token_budget=512,max_seqs=6
 NAMES = ["vllm-v1", "sarathi (token_budget 512, max_seqs 64)"]
 
 
-class ProbeDocument(Strict):
-    rate_rps: float
-    feasible: bool
-    scores: dict[str, float]
-    missed: list[str]
-    backlog_growth: float
-    turnovers: float
-    rejected: int
-
-
 class Searched(Strict):
     name: str
     basis: str
     deployment: dict[str, Any]
+    devices: int
+    price_usd_per_hour: float | None
     rate_rps: float | None
+    rate_rps_per_device: float | None
+    rate_rps_per_usd_per_hour: float | None
     infeasible_rate_rps: float | None
     bound_by: list[str]
     saturation_rps: float
     notes: list[str]
     probes: list[ProbeDocument]
-
-
-class Same(Strict):
-    name: str
-    requests: int
-    sha256: str
 
 
 class CapacityDocument(Strict):
@@ -96,6 +86,10 @@ def test_the_document_of_a_capacity(tmp_path: Path, capsys: pytest.CaptureFixtur
         rates = {p.rate_rps: p for p in arm.probes}
         assert arm.rate_rps is not None
         assert arm.infeasible_rate_rps is not None
+        assert arm.devices == 1
+        assert arm.rate_rps_per_device == arm.rate_rps
+        assert arm.price_usd_per_hour == device_named("h100").price_per_hour
+        assert arm.rate_rps_per_usd_per_hour == arm.rate_rps / arm.price_usd_per_hour  # type: ignore[operator]
         assert rates[arm.rate_rps].feasible
         assert rates[arm.infeasible_rate_rps].missed == arm.bound_by
     # The same again, by more processes and into a file: to the byte.

@@ -34,14 +34,15 @@ UNDER_WAY = textwrap.dedent(
 )
 
 
+@pytest.mark.parametrize("more", [[], ["--sweep", "replicas.0.count=1..4", "--at", "5"]], ids=["search", "sweep"])
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
-def test_a_signal_leaves_no_orphan(number: signal.Signals, status: int, tmp_path: Path) -> None:
+def test_a_signal_leaves_no_orphan(number: signal.Signals, status: int, more: list[str], tmp_path: Path) -> None:
     """Workers hold the pipes that the test reads: the reading ends when the last of them is gone. What they are at
     would take them much longer."""
     process = subprocess.Popen(
-        [sys.executable, "-c", UNDER_WAY, *WANTED, "--requests", "600000"],
+        [sys.executable, "-c", UNDER_WAY, *WANTED, *more, "--requests", "600000"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
         stdout=subprocess.PIPE,

@@ -10,6 +10,8 @@ import pytest
 from phasewise.control.resolve import resolve
 from phasewise.core.errors import InputError
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
+from phasewise.sim.simulate import simulate
+from phasewise.workload.source import load
 
 PLAIN = Deployment("meta-llama/Llama-3.1-8B", (ReplicaSpec("h100", 2), ReplicaSpec("l4")))
 
@@ -75,3 +77,21 @@ def test_a_prefix_cache_is_the_batchers_default_and_refused_where_it_cannot_be()
     assert (cached("vllm-v1", False), cached("sarathi", True)) == (False, True)
     with pytest.raises(InputError, match=r"batcher orca keeps no prefixes; .* take one of sarathi, vllm-v1"):
         cached("orca", True)
+
+
+def test_the_reference_of_slowdowns_is_the_device_that_is_named() -> None:
+    """The unloaded times of a fleet of H100s against an A100 are those of the A100 itself, with the first replica's tp."""
+    work = load("azure-conv", rate=1.0, requests=20)
+    groups = (ReplicaSpec("h100", tp=2), ReplicaSpec("l4", tp=4))
+    named = simulate(Deployment(PLAIN.model, groups, reference="a100-80gb"), work).header
+    own = simulate(Deployment(PLAIN.model, groups), work).header
+    alone = simulate(Deployment(PLAIN.model, (ReplicaSpec("a100-80gb", tp=2),)), work).header
+    at = [(prompt, time) for prompt, time in named.reference_ttft if prompt <= 131_072]
+    assert dict(at) == dict(alone.reference_ttft)
+    assert named.reference_decode == alone.reference_decode != own.reference_decode
+    assert own.resolved.reference is None
+
+
+def test_a_reference_that_nobody_knows() -> None:
+    with pytest.raises(InputError, match=r"d.yaml: reference: unknown device 'a10000'; did you mean"):
+        resolve(msgspec.structs.replace(PLAIN, reference="a10000"), "d.yaml")

@@ -18,6 +18,7 @@ from phasewise.planner.objective import (
     parse_target,
     percentiles,
     words,
+    worst,
 )
 from phasewise.record.metrics import Scored
 from phasewise.record.runlog import RunLog
@@ -60,6 +61,37 @@ def test_bad_targets(text: str, complaint: str) -> None:
     assert str(caught.value).startswith(f"--slo {text}: {complaint}")
 
 
+def test_splitwise_names_its_nine_slowdowns() -> None:
+    nine = percentiles(["splitwise"])
+    limits = {target.name: target.limit for target in nine.targets}
+    assert limits == {
+        "slowdown_ttft@p50": 2.0, "slowdown_ttft@p90": 3.0, "slowdown_ttft@p99": 6.0,
+        "slowdown_tbt@p50": 1.25, "slowdown_tbt@p90": 1.5, "slowdown_tbt@p99": 5.0,
+        "slowdown@p50": 1.25, "slowdown@p90": 1.5, "slowdown@p99": 5.0,
+    }  # fmt: skip
+    assert percentiles([f"{name.replace('@', f'={limit}@')}" for name, limit in limits.items()]) == nine
+    assert len(percentiles(["splitwise", "tbt=0.1@p99"]).targets) == 10
+    with pytest.raises(InputError, match="slowdown@p50 is limited twice"):
+        percentiles(["slowdown=3@p50", "splitwise"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "scores", "found"),
+    [
+        (percentiles(["tbt=0.1@p99", "delay=2@p50"]), {"tbt@p99": 0.05, "delay@p50": 0.2}, ("tbt@p99", 0.5)),
+        (percentiles(["tbt=0.1@p99", "delay=2@p50"]), {"tbt@p99": 0.05, "delay@p50": 6.0}, ("delay@p50", 3.0)),
+        (percentiles(["tbt=0.1@p99"]), {}, ("tbt@p99", np.inf)),
+        (Attainment(0.9), {"attainment": 0.6, "attainment_ttft": 0.1}, ("attainment", 1.5)),
+        (TokenDeadlines(0.9), {"token_deadlines": 0.0}, ("token_deadlines", np.inf)),
+    ],
+)
+def test_the_worst_score_is_the_one_nearest_to_or_furthest_beyond_its_limit(
+    objective: Objective, scores: dict[str, float], found: tuple[str, float]
+) -> None:
+    name, ratio = worst(objective, scores)
+    assert (name, ratio) == (found[0], pytest.approx(found[1]))
+
+
 def test_one_limit_for_one_percentile() -> None:
     percentiles(["tbt=0.1@p99", "tbt=0.05@p50"])
     with pytest.raises(InputError, match="tbt@p99 is limited twice"):
@@ -96,12 +128,17 @@ def run() -> RunLog:
 def test_scores_are_those_of_the_summary(run: RunLog) -> None:
     scored = Scored(run.tables)
     s = run.summary
-    texts = [f"{m}=1@{p}" for m in ("ttft", "tbt", "tpot", "e2e", "delay", "slowdown") for p in ("p50", "p90", "p99")]
+    texts = [
+        f"{m}=1@{p}"
+        for m in ("ttft", "tbt", "tpot", "e2e", "delay", "slowdown", "slowdown_ttft", "slowdown_tbt")
+        for p in ("p50", "p90", "p99")
+    ]
     scores, _ = judge(percentiles(texts), scored, run.header)
     for metric in ("ttft", "tbt", "tpot", "e2e", "delay"):
         for at in ("p50", "p90", "p99"):
             assert scores[f"{metric}@{at}"] == s[f"{metric}_s"][at]
-    assert scores["slowdown@p90"] == s["scores"]["slowdown"]["e2e"]["p90"]
+    for name, metric in (("slowdown", "e2e"), ("slowdown_ttft", "ttft"), ("slowdown_tbt", "tbt")):
+        assert scores[f"{name}@p90"] == s["scores"]["slowdown"][metric]["p90"]
     joint = s["scores"]["joint_attainment"]
     found = judge(Attainment(0.5), scored, run.header)[0]
     assert found == {"attainment": joint["joint"], "attainment_ttft": joint["ttft"], "attainment_tpot": joint["tpot"]}

@@ -31,3 +31,12 @@ def test_a_worker_that_dies_is_said_in_a_line() -> None:
         Workers(2) as workers,
     ):
         workers.submit(os._exit, 1).result()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_rows_come_back_in_order_and_progress_is_told(jobs: int) -> None:
+    told: list[int] = []
+    with Workers(jobs) as workers:
+        found = workers.gather(divmod, [(i, 3) for i in range(7)], told.append)
+        assert [future.result() for future in found] == [divmod(i, 3) for i in range(7)]
+    assert told == list(range(1, 8))

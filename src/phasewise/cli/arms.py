@@ -14,8 +14,10 @@ from phasewise.core.errors import InputError
 from phasewise.core.spec import PolicySpec
 from phasewise.planner.capacity import check_tolerance
 from phasewise.planner.compare import Arm
+from phasewise.planner.grid import Axis, Point, Size, points
 from phasewise.planner.objective import Attainment, Objective, TokenDeadlines, percentiles
 from phasewise.planner.source import Source, source
+from phasewise.planner.sweep import most_replicas
 from phasewise.report.rows import policy_text
 
 
@@ -40,12 +42,29 @@ class Described:
 
     def read(self) -> tuple[list[Arm], Source]:
         """The deployments by name, in order, and the workload at any rate. InputError for whatever makes no sense."""
-        if self.seed > MAX_SEED:
-            raise InputError(f"{self.seed} is too large; give 0 to {MAX_SEED}", "--seed")
-        check_tolerance(self.tolerance, "--tolerance")
+        self._check()
         found = arms(self.files, self.flags, self.settings, self.batchers)
         most = max(len(arm.deployment.replicas) for arm in found)
         return found, source(self.workload, self.requests, self.seed, most)
+
+    def read_points(self, axes: Sequence[Axis], size: Size | None) -> tuple[list[Point], int, Source]:
+        """The points of a sweep over the one deployment, how many were left out for their size, and the workload at any
+        rate. InputError for whatever makes no sense."""
+        self._check()
+        for flag, given, instead in (("--batcher", self.batchers, "batcher"), ("", self.files, "model")):
+            if len(given) > 1:
+                what = f"a sweep is over one deployment; leave all but one out, or sweep over {instead}=A,B"
+                raise InputError(what, flag or str(given[1]))
+        _check_settings(self.settings, self.batchers)
+        data, where = described(self.files[0] if self.files else None, self.flags, self.settings)
+        data = _with_batcher(data, self.batchers[0]) if self.batchers else data
+        found, left_out = points(data, axes, size, where)
+        return found, left_out, source(self.workload, self.requests, self.seed, most_replicas(found))
+
+    def _check(self) -> None:
+        if self.seed > MAX_SEED:
+            raise InputError(f"{self.seed} is too large; give 0 to {MAX_SEED}", "--seed")
+        check_tolerance(self.tolerance, "--tolerance")
 
 
 def objective(slos: Sequence[str], attainment: float | None, token_deadlines: float | None) -> Objective | None:
@@ -67,12 +86,7 @@ def objective(slos: Sequence[str], attainment: float | None, token_deadlines: fl
 
 def arms(files: Sequence[Path], flags: dict[str, Any], settings: list[str], batchers: Sequence[str]) -> list[Arm]:
     """Every deployment with every batcher (its own if none is given), named by what differs."""
-    if batchers:
-        for setting in settings:
-            if setting.split("=")[0].split(".")[0].strip() == "batcher":
-                raise InputError(
-                    "write it with the batcher that it is for: --batcher NAME:KEY=VALUE", f"--set {setting}"
-                )
+    _check_settings(settings, batchers)
     found: dict[str, Arm] = {}
     own_files: Sequence[Path | None] = files or [None]
     texts: Sequence[str | None] = batchers or [None]
@@ -90,6 +104,13 @@ def arms(files: Sequence[Path], flags: dict[str, Any], settings: list[str], batc
                 raise InputError(f"{name} stands twice; leave one of them out, or rename a file", place)
             found[name] = Arm(name, resolve(deployment, where))
     return list(found.values())
+
+
+def _check_settings(settings: Sequence[str], batchers: Sequence[str]) -> None:
+    """InputError for a setting of a batcher that a flag replaces."""
+    for setting in settings if batchers else ():
+        if setting.split("=")[0].split(".")[0].strip() == "batcher":
+            raise InputError("write it with the batcher that it is for: --batcher NAME:KEY=VALUE", f"--set {setting}")
 
 
 def _with_batcher(data: dict[str, Any], text: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from phasewise.control.deployment import as_written
 from phasewise.core.errors import InputError
 from phasewise.core.spec import Slo
 from phasewise.core.version import VERSION
+from phasewise.perf.cost import devices, price_per_hour
 from phasewise.planner.capacity import Capacity, Probe, capacities
 from phasewise.planner.compare import Arm, over_rates
 from phasewise.planner.objective import FORM, UNITLESS, Objective, Percentiles, check, limits, words
@@ -28,12 +29,13 @@ from phasewise.planner.workers import Workers, cores
 from phasewise.report.rows import NONE, devices_text, duration, number, share
 
 SCHEMA = "phasewise.capacity/1"
+SEARCHED = "bound by"
 
 
 def run(what: Described, objective: Objective | None, json: str | None, figure: str | None) -> None:
     """The whole command. InputError before anything is written if any of it makes no sense."""
     if objective is None:
-        raise InputError(f"no objective; give --slo ({FORM}), --attainment or --token-deadlines")
+        raise no_objective()
     check_outputs({"--json": json, "--figure": figure}, what.inputs)
     if figure is not None:
         from phasewise.report.figures import check_figure
@@ -66,6 +68,11 @@ def run(what: Described, objective: Objective | None, json: str | None, figure: 
         show(Group(pairs(rows), Text(), table(arms, found, objective)))
 
 
+def no_objective() -> InputError:
+    """What to say to somebody who gave none."""
+    return InputError(f"no objective; give --slo ({FORM}), --attainment or --token-deadlines")
+
+
 def document(arms: Sequence[Arm], found: Sequence[Capacity], requests: Source) -> dict[str, Any]:
     """`phasewise.capacity/1`: what each key means is in `docs/guide/capacity.md`."""
     first = found[0]
@@ -83,11 +90,16 @@ def document(arms: Sequence[Arm], found: Sequence[Capacity], requests: Source) -
 
 def one(arm: Arm, found: Capacity) -> dict[str, Any]:
     """One deployment's part of a document."""
+    count, price = devices(arm.deployment.deployment), price_per_hour(arm.deployment)
     return {
         "name": arm.name,
         "basis": found.basis,
         "deployment": as_written(arm.deployment.deployment),
+        "devices": count,
+        "price_usd_per_hour": price,
         "rate_rps": found.rate,
+        "rate_rps_per_device": None if found.rate is None else found.rate / count,
+        "rate_rps_per_usd_per_hour": found.rate / price if found.rate is not None and price else None,
         "infeasible_rate_rps": found.high,
         "bound_by": list(found.bound_by),
         "saturation_rps": found.saturation,
@@ -139,16 +151,20 @@ def warn(errors: Console, arms: Sequence[Arm], found: Sequence[Capacity | None])
 def table(arms: Sequence[Arm], found: Sequence[Capacity], objective: Objective) -> Table:
     """One row a deployment: its capacity, what bound it, and its scores there; rates in requests/s."""
     out = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    out.add_column("requests/s", style="bold", overflow="fold", min_width=14)
-    for name in ("capacity", "fails at", "offline"):
+    sizes = [devices(arm.deployment.deployment) for arm in arms]
+    # Of one device it is the capacity, and the screen is narrow.
+    each = max(sizes) > 1
+    out.add_column("requests/s", style="bold", overflow="fold", min_width=11 if each else 14)
+    for name in ("capacity", *(["per\ndevice"] if each else []), "fails at", "offline"):
         out.add_column(name, justify="right", no_wrap=True)
-    out.add_column("bound by", overflow="fold", min_width=9)
+    out.add_column(SEARCHED, overflow="fold", min_width=9)
     for name in limits(objective):
         out.add_column(name.replace("@", "\n"), justify="right", no_wrap=True)
-    for arm, capacity in zip(arms, found, strict=True):
+    for arm, size, capacity in zip(arms, sizes, found, strict=True):
         best = next((p for p in capacity.probes if p.rate == capacity.rate), None)
         scores = [score(name, best, objective) for name in limits(objective)]
-        rates = (capacity.rate, capacity.high, capacity.saturation)
+        per_device = None if capacity.rate is None else capacity.rate / size
+        rates = (capacity.rate, *([per_device] if each else []), capacity.high, capacity.saturation)
         out.add_row(arm.name, *map(number, rates), ", ".join(capacity.bound_by) or NONE, *scores)
     return out
 

@@ -67,7 +67,8 @@ Slos = Annotated[
     typer.Option(
         "--slo",
         metavar="METRIC=SECONDS@pNN",
-        help="Such as tbt=0.1@p99; of ttft, tbt, tpot, e2e, delay, slowdown (E2E, times). Repeatable: all must hold.",
+        help="Such as tbt=0.1@p99; of ttft, tbt, tpot, e2e, delay, slowdown (E2E, times), slowdown_ttft, slowdown_tbt; or "
+        "splitwise, its nine slowdowns. Repeatable: all must hold.",
         rich_help_panel=OBJECTIVE,
     ),
 ]

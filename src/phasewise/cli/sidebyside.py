@@ -8,6 +8,8 @@ import typer
 
 import phasewise.cli.options as options
 
+SWEEP = "Sweep: one deployment, many values"
+
 
 def capacity(
     deployments: options.Deployments = None,
@@ -28,12 +30,33 @@ def capacity(
     router: options.Router = None,
     max_context: options.MaxContext = None,
     latency: options.Latency = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            metavar="KEY=VALUES",
+            help="Every value of a setting, such as replicas.0.count=1..8 or batcher.token_budget=128,512; once or twice.",
+            rich_help_panel=SWEEP,
+        ),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|..N|M..N", help="Only points with so many devices, all groups together.", rich_help_panel=SWEEP
+        ),
+    ] = None,
+    at: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE", help="Do not search: which points hold at this rate, requests/s?", rich_help_panel=SWEEP
+        ),
+    ] = None,
     json: options.Json = None,
     figure: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Draw the objective over rates, capacities marked (.png, .svg, .pdf).",
+            help="Draw the objective over rates, or a sweep as a line or a heat map (.png, .svg, .pdf).",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -43,9 +66,12 @@ def capacity(
     \b
     phasewise capacity --model Llama-3.1-8B --device h100 --workload azure-conv --slo tbt=0.1@p99 --slo delay=2@p50
     phasewise capacity deployment.yaml --workload azure-conv --attainment 0.9 --batcher sarathi --batcher vllm-v1
+    phasewise capacity fleet.yaml --workload azure-conv --slo splitwise --sweep replicas.0.count=1..8 --at 20
     """
     from phasewise.cli.arms import Described, objective
     from phasewise.cli.capacity import run
+    from phasewise.cli.sweep import asked
+    from phasewise.cli.sweep import run as run_sweep
 
     flags = options.given(
         model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context, latency=latency
@@ -53,7 +79,11 @@ def capacity(
     what = Described(
         deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs
     )
-    run(what, objective(slo or [], attainment, token_deadlines), json, figure)
+    goal, over = objective(slo or [], attainment, token_deadlines), asked(sweep or [], devices, at)
+    if over is None:
+        run(what, goal, json, figure)
+    else:
+        run_sweep(what, over, goal, json, figure)
 
 
 def compare(

@@ -37,8 +37,23 @@ def resolve(deployment: Deployment, where: str | None = None) -> Resolved:
     replicas: list[ResolvedReplica] = []
     for i in range(len(groups)):
         replicas += [_replica(filled, spec, i, where)] * groups[i].count
-    resolved = _tuned(Resolved(filled, spec, tuple(replicas), _basis(deployment, replicas)), where)
+    reference = _reference(deployment, spec, replicas[0], where)
+    resolved = _tuned(Resolved(filled, spec, tuple(replicas), _basis(deployment, replicas), reference), where)
     return _with_prefixes(resolved, deployment.prefix_cache, where)
+
+
+def _reference(
+    deployment: Deployment, spec: ModelSpec, first: ResolvedReplica, where: str | None
+) -> ResolvedReplica | None:
+    """The first replica on the device that the deployment names for slowdowns, whether or not the model fits it."""
+    if deployment.reference is None:
+        return None
+    try:
+        found = device(deployment.reference)
+    except InputError as error:
+        raise InputError(f"reference: {error}", where) from None
+    times = step_times(deployment, spec, found, first.tp, where)
+    return msgspec.structs.replace(first, device=found, latency=times)
 
 
 def _tuned(resolved: Resolved, where: str | None) -> Resolved:

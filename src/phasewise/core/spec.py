@@ -119,6 +119,8 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Of a fleet: `link` hands over keys and values; a replica reports to the router at most every `report_s`; where messages
     can be late or lost, the cluster repeats an order that has had no word for `patience_s` (None: the wire is reliable); a
     replica that starts serves after `cold_start_s`.
+
+    Slowdowns are against a request alone on `reference`, a device's name, with the first replica's tp (None: its own device).
     """
 
     model: str
@@ -137,6 +139,7 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report_s: float = 0.1
     patience_s: float | None = None
     cold_start_s: float = 60.0
+    reference: str | None = None
 
 
 class ResolvedReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,13 +159,14 @@ class ResolvedReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Resolved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A deployment with every name looked up and every default filled in: all that a replay needs, and all that is printed.
 
-    `basis` says what the step times rest on.
+    `basis` says what the step times rest on; `reference` is what slowdowns are against, if that is no replica of its own.
     """
 
     deployment: Deployment
     model: ModelSpec
     replicas: tuple[ResolvedReplica, ...]
     basis: str
+    reference: ResolvedReplica | None = None
 
     def batcher(self, replica: int) -> PolicySpec:
         """The batcher of a replica: its group's own, or the deployment's."""

@@ -103,24 +103,43 @@ def capacities(
     workers: Workers,
     progress: Callable[[int], None] | None = None,
 ) -> list[Capacity]:
-    """`capacity` of several deployments, side by side. Idle workers run ahead on both answers to a probe under way;
+    """`capacity` of several deployments, side by side; InputError if one of them has none to find."""
+    workload = requests.at(1.0)
+    for arm in arms:
+        check_fit(arm, workload)
+    found = []
+    for one in searched(arms, requests, objective, tolerance, workers, progress):
+        if isinstance(one, InputError):
+            raise one
+        found.append(one)
+    return found
+
+
+def searched(
+    arms: Sequence[Resolved],
+    requests: Source,
+    objective: Objective,
+    tolerance: float,
+    workers: Workers,
+    progress: Callable[[int], None] | None = None,
+) -> list[Capacity | InputError]:
+    """The capacity of every deployment, or why it has none. Idle workers run ahead on both answers to a probe under way;
     `progress` is told how many simulations are done."""
     check_tolerance(tolerance)
     for arm in arms:
         check(objective, arm.deployment.slo)
-        check_fit(arm, requests.at(1.0))
-    starts = {i: workers.submit(saturation, arm, requests) for i, arm in enumerate(arms)}
-    searches = [_Search(start.result(), tolerance) for start in starts.values()]
+    starts = workers.gather(saturation, [(arm, requests) for arm in arms], progress)
+    searches = [_Search(start, tolerance) for start in starts]
     running: dict[Future[Probe], tuple[_Search, float]] = {}
     done = len(arms)
-    while any(search.wanted() for search in searches):
+    while any(search.wanted for search in searches):
         for index, rate in _wishes(searches, workers.jobs - len(running)):
             search = searches[index]
             search.asked.add(rate)
             running[workers.submit(probe, arms[index], requests, rate, objective)] = (search, rate)
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             search, rate = running.pop(future)
-            search.probes[rate] = future.result()
+            search.learn(rate, future)
             done += 1
             if progress is not None:
                 progress(done)
@@ -158,27 +177,49 @@ def probe(deployment: Resolved, requests: Source, rate: float, objective: Object
 
 
 class _Search:
-    """One search under way: the probes known, and the rates asked for."""
+    """One search under way: the probes known, the rates asked for, and `wanted`: the next rate, then guesses; none if the
+    search is over. It is over, too, when the next rate cannot be probed: what a guess comes to alone decides nothing."""
 
-    def __init__(self, start: float, tolerance: float) -> None:
-        self.start, self.tolerance = start, tolerance
+    def __init__(self, start: Future[float], tolerance: float) -> None:
+        self.tolerance = tolerance
         self.probes: dict[float, Probe] = {}
         self.asked: set[float] = set()
+        self.wanted: list[float] = []
+        self._errors: dict[float, InputError] = {}
+        self._failed: InputError | None = None
+        self._start = 0.0
+        try:
+            self._start = start.result()
+            self._look_ahead()
+        except InputError as error:
+            self._failed = error
 
     def _known(self) -> dict[float, bool]:
         return {rate: found.feasible for rate, found in self.probes.items()}
 
-    def wanted(self) -> list[float]:
-        """The next rate, then guesses; none if the search is over."""
-        return ahead(self.start, self._known(), self.tolerance)
+    def learn(self, rate: float, answer: Future[Probe]) -> None:
+        """What became of a rate that was asked for."""
+        try:
+            self.probes[rate] = answer.result()
+        except InputError as error:
+            self._errors[rate] = error
+        self._look_ahead()
 
-    def outcome(self, objective: Objective, requests: Source, basis: str) -> Capacity:
-        asked, end = path(self.start, self._known(), self.tolerance)
+    def _look_ahead(self) -> None:
+        self.wanted = ahead(self._start, self._known(), self.tolerance)
+        if self.wanted and self.wanted[0] in self._errors:
+            self._failed = self._errors[self.wanted[0]]
+            self.wanted = []
+
+    def outcome(self, objective: Objective, requests: Source, basis: str) -> Capacity | InputError:
+        if self._failed is not None:
+            return self._failed
+        asked, end = path(self._start, self._known(), self.tolerance)
         assert isinstance(end, Bracket)
         probes = tuple(self.probes[rate] for rate in asked)
         bound_by = () if end.high is None else self.probes[end.high].missed
         about = (objective, self.tolerance, requests.requests, requests.seed, basis)
-        return Capacity(end.low, end.high, bound_by, probes, self.start, *about)
+        return Capacity(end.low, end.high, bound_by, probes, self._start, *about)
 
 
 def _wishes(searches: Sequence[_Search], free: int) -> list[tuple[int, float]]:
@@ -186,7 +227,7 @@ def _wishes(searches: Sequence[_Search], free: int) -> list[tuple[int, float]]:
     wishes = [
         (turn, index, rate)
         for index, search in enumerate(searches)
-        for turn, rate in enumerate(search.wanted())
+        for turn, rate in enumerate(search.wanted)
         if rate not in search.asked
     ]
     return [(index, rate) for _, index, rate in sorted(wishes)[:free]]
@@ -200,9 +241,15 @@ def _notes(found: Capacity) -> list[str]:
     elif found.high is None:
         notes.append(f"within the objective at every rate tried, up to {max(rates):.3g} requests/s; try more requests")
     best = next((p for p in found.probes if p.rate == found.rate), found.probes[-1])
-    if best.turnovers < SETTLED:
-        what = f"the scored requests arrive within {best.turnovers:.1f} times the time that one takes (median E2E)"
+    return notes + doubts(best, found.requests)
+
+
+def doubts(found: Probe, requests: int) -> list[str]:
+    """What makes one probe, of so many requests, less than it seems, one line each; most often nothing."""
+    notes = []
+    if found.turnovers < SETTLED:
+        what = f"the scored requests arrive within {found.turnovers:.1f} times the time that one takes (median E2E)"
         notes.append(f"{what}: the run is too short to settle; give more requests")
-    if best.rejected:
-        notes.append(f"{best.rejected:,} of {found.requests:,} requests rejected: longer than the context")
+    if found.rejected:
+        notes.append(f"{found.rejected:,} of {requests:,} requests rejected: longer than the context")
     return notes

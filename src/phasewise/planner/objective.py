@@ -20,14 +20,15 @@ from phasewise.core.units import NS_PER_S
 from phasewise.record.header import Header
 from phasewise.record.metrics import Scored, joint_attainment, rank, slowdowns, token_deadlines
 
-METRICS = ("ttft", "tbt", "tpot", "e2e", "delay", "slowdown")
-UNITLESS = ("slowdown",)
+METRICS = ("ttft", "tbt", "tpot", "e2e", "delay", "slowdown", "slowdown_ttft", "slowdown_tbt")
+_SLOWDOWNS = {"slowdown": "e2e", "slowdown_ttft": "ttft", "slowdown_tbt": "tbt"}
+UNITLESS = tuple(_SLOWDOWNS)
 FORM = "write METRIC=SECONDS@pNN, such as tbt=0.1@p99"
 _TARGET = re.compile(r"\s*([^=@]+)=([^=@]+)@p([0-9.]+)\s*")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """At most `limit` (seconds; of `slowdown`, times the unloaded E2E) at this percentile of a metric."""
+    """At most `limit` (seconds; of slowdowns, times that of the same request alone) at this percentile of a metric."""
 
     metric: str
     limit: float
@@ -61,6 +62,17 @@ Objective = Percentiles | Attainment | TokenDeadlines
 Scores = dict[str, float]
 
 
+_NINE = {"slowdown_ttft": (2.0, 3.0, 6.0), "slowdown_tbt": (1.25, 1.5, 5.0), "slowdown": (1.25, 1.5, 5.0)}
+SETS = {
+    "splitwise": tuple(
+        Target(metric, limit, percentile)
+        for metric, limits in _NINE.items()
+        for limit, percentile in zip(limits, (50.0, 90.0, 99.0), strict=True)
+    )
+}
+"""Targets that go by one name: the nine slowdowns of Splitwise (ISCA'24, Table 6)."""
+
+
 def parse_target(text: str, where: str | None = None) -> Target:
     """ "tbt=0.1@p99" as a target. InputError, led by `where`, that shows the right form."""
     found = _TARGET.fullmatch(text)
@@ -82,14 +94,15 @@ def parse_target(text: str, where: str | None = None) -> Target:
 
 
 def percentiles(texts: Sequence[str]) -> Percentiles:
-    """The objective that several texts such as "tbt=0.1@p99" describe. InputError if one is malformed or stands twice."""
+    """The objective that several texts such as "tbt=0.1@p99", or names of `SETS`, describe. InputError if one is malformed
+    or stands twice."""
     targets: dict[str, Target] = {}
     for text in texts:
         where = f"--slo {text}"
-        target = parse_target(text, where)
-        if target.name in targets:
-            raise InputError(f"{target.name} is limited twice; leave one of them out", where)
-        targets[target.name] = target
+        for target in SETS.get(text.strip()) or (parse_target(text, where),):
+            if target.name in targets:
+                raise InputError(f"{target.name} is limited twice; leave one of them out", where)
+            targets[target.name] = target
     return Percentiles(tuple(targets.values()))
 
 
@@ -142,19 +155,33 @@ def judge(objective: Objective, scored: Scored, header: Header) -> tuple[Scores,
     return scores, () if scores[name] >= objective.share else (name,)
 
 
+def worst(objective: Objective, scores: Scores) -> tuple[str, float]:
+    """The score that is nearest to its limit, or furthest beyond it, and the ratio of the two: above 1 it misses.
+
+    Of a share, which must not be too low, the ratio is limit / share. A run without scores is infinitely far off.
+    """
+    held = limits(objective)
+    if isinstance(objective, Percentiles):
+        ratios = {name: scores[name] / limit if scores else np.inf for name, limit in held.items()}
+    else:
+        ratios = {name: limit / scores[name] if scores.get(name) else np.inf for name, limit in held.items()}
+    return max(ratios.items(), key=lambda item: item[1])
+
+
 def _value(target: Target, scored: Scored, header: Header) -> float:
     share = target.percentile / 100
     if target.metric == "tbt":
         value = scored.gaps_ns.quantiles([share])[0] / NS_PER_S
     else:
-        if target.metric == "slowdown":
-            samples = slowdowns(scored, header).get("e2e", np.empty(0))
+        if target.metric in _SLOWDOWNS:
+            samples = slowdowns(scored, header).get(_SLOWDOWNS[target.metric], np.empty(0))
         else:
             samples = getattr(scored, f"{target.metric}_s")
         samples = np.sort(samples[~np.isnan(samples)])
         value = float(samples[rank(share, len(samples))]) if len(samples) else float("nan")
     if np.isnan(value):
-        why = "no unloaded reference" if target.metric == "slowdown" else "only answers of one token"
+        alone = target.metric in _SLOWDOWNS and not header.reference_ttft
+        why = "no unloaded reference" if alone else "only answers of one token"
         raise InputError(f"there is no {target.metric} to limit: the run has {why}", f"--slo {target.name}")
     return value
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -44,8 +44,28 @@ class Workers:
         if self._pool is not None:
             return self._pool.submit(call, *arguments)
         done: Future[T] = Future()
-        done.set_result(call(*arguments))
+        try:
+            done.set_result(call(*arguments))
+        except PhasewiseError as error:
+            done.set_exception(error)
         return done
+
+    def gather(
+        self,
+        call: Callable[..., T],
+        rows: Iterable[Sequence[Any]],
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Future[T]]:
+        """`call(*row)` of every row, in order, all of them done; `progress` is told how many are."""
+        futures: list[Future[T]] = []
+        for row in rows:
+            futures.append(self.submit(call, *row))
+            if progress is not None and self._pool is None:
+                progress(len(futures))
+        for done, _ in enumerate(as_completed(futures), start=1):
+            if progress is not None and self._pool is not None:
+                progress(done)
+        return futures
 
     def __enter__(self) -> Workers:
         return self

@@ -45,8 +45,10 @@ def simulate(
     resolved = deployment if isinstance(deployment, Resolved) else resolve(deployment)
     check_fit(resolved, workload)
     models = Roofs(resolved) if physics is None else physics
-    ttft, decode = _reference(models(0), resolved)
     check_faults(resolved, scenario)
+    alone = resolved.reference
+    single = models(0) if alone is None else latency_model(resolved.deployment, resolved.model, alone)
+    ttft, decode = _reference(single, resolved)
     header = Header(VERSION, resolved, workload.describe(), seed, ttft, decode, workload.classes, scenario)
     recorder = Recorder(header, log)
     try:
