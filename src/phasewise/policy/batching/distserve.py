@@ -1,19 +1,19 @@
 """DistServe's schedulers of prompts and of decodes (OSDI'24, section 4.3; limits and order of its published engine).
 
 Prompts, first come first served, in batches of their own: they are packed up to the length that saturates the device, so that
-batches take much the same time, which also evens out the stages of a pipeline. A prompt longer than that runs alone. A batch has
-at most `prefill_seqs` prompts and `prefill_tokens` tokens. Otherwise everybody decodes, up to `max_seqs` residents. Where one
-replica does both, prompts go first whenever one fits, as in the worker of the published simulator; prompts and decodes are
-never mixed. A prompt's memory is that of those not handed over yet as well: the ledger says what is left.
+all batches take much the same time (which also evens out the stages of a pipeline). A prompt longer than that runs alone. A
+batch has at most `prefill_seqs` prompts and `prefill_tokens` tokens. If no prompt fits everybody decodes, up to `max_seqs`
+residents. Where one replica does both, prompts so go first, as in the worker of the published simulator; the phases are never
+mixed. Prompts that are not handed over yet fill the memory as well: the ledger says what is left.
 
 `accept_share` is for whoever hands over: a decode replica accepts the next prompt only while those accepted before it and not
 yet seated hold less than this share of its blocks (the engine's threshold). The batcher itself does not look at it.
 
-Where the papers leave room, these are ours. "Near" the saturation length is: never above it, and the first that does not fit
-ends the batch, so that nobody is passed over. A prompt longer than `prefill_tokens` runs alone, where the engine never starts it.
-The engine's limit of 65,536 tokens on a batch of decodes counts one token for each, so that it never binds beside 1,024
-sequences; `decode_tokens` bounds their context instead, as the published simulator does (at 50,000), and is off by default. It
-is a limit of admission: who is in the batch stays in it however long it grows; the others stand still, first come first served.
+Where the published rules leave room these are ours. "Near" the saturation length means never above it, and the first that does
+not fit ends the batch, so that nobody is passed over. A prompt longer than `prefill_tokens` runs alone; the engine never starts
+it. The engine bounds a batch of decodes to 65,536 tokens, and counts one for each, so beside 1,024 sequences that never binds;
+`decode_tokens` bounds their context instead, as the published simulator does (at 50,000), and is off by default. It is a limit
+of admission: who is in the batch stays in it however long it grows, the others stand still, first come first served.
 
 Left out: swapping. The engine swaps the last request of an over-committed batch out to host memory and lets it back in first;
 here the last admitted is recomputed, from the front of the queue.

@@ -1,22 +1,22 @@
 """Splitwise's machine-level scheduler: whole prompts first, decodes beside them, ageing (ISCA'24, section 4; its simulator).
 
-One rule serves prompt, token and mixed machines. An iteration has at most `max_seqs` requests and `token_budget` tokens, of which
-a prompt takes its length and a decode one. They are chosen in this order: decodes that have been preempted `max_preemptions`
-times, prompts first come first served, decodes that the last iteration left out, those that were in it, those that are new. A
-decode that finds no room is preempted: it stands still and keeps its blocks. Prompts are never cut; one longer than the budget
-is taken as the first.
+One rule serves prompt, token and mixed machines. An iteration has at most `max_seqs` requests and `token_budget` tokens, of
+which a prompt takes its length and a decode one. They are chosen in this order: decodes that have been preempted
+`max_preemptions` times, prompts first come first served, decodes that the last iteration left out, those that were in it,
+those that are new. A decode that finds no room is preempted: it stands still and keeps its blocks. Prompts are never cut; the
+first of an iteration may be longer than the budget.
 
 How often a decode has been preempted is said by its cohort: `all` (never), `blocked 2` (twice, and it stands), `preempted 2`
 (twice, and it has been served since). So the batcher remembers nothing between two calls.
 
-Where the published rules are silent or at odds, these are ours. Every iteration that leaves a decode out is one preemption, the
+Where the published rules are silent or at odds these are ours. Every iteration that leaves a decode out is one preemption, the
 first after its prompt as well; the count holds until the request ends or is recomputed. With `max_preemptions` of them a decode
-is left out no more, which the paper promises and its simulator does not keep; only where not even all such find room, they take
-turns. The first prompt may be longer than what those leave of the budget, and not only if it is alone: else one that nearly
-fills the budget, and the queue behind it, would wait until all of them have ended. Among decodes of one kind the more often
-preempted go first, then the first admitted. Memory is paged, where the simulator reserves for an answer's true length: prompts
-enter in their order with all their blocks above a watermark, beside those that all decodes need next; where decodes lack blocks
-the last admitted are recomputed, and no prompt enters.
+is left out no more, as in the paper (the simulator only sees to it that such a one is not left out twice in a row); where not
+even all of those find room they take turns. The first prompt may be longer than what they leave of the budget: if it had to be
+the first of all, one that nearly fills the budget, and the queue behind it, would wait until the last of them has ended. Among
+decodes of one kind the more often preempted go first, then the first admitted. Memory is paged, where the simulator reserves
+for an answer's true length: prompts enter in their order with all their blocks above a watermark, beside those that all decodes
+need next; where decodes lack blocks the last admitted are recomputed, and no prompt enters.
 """
 
 from __future__ import annotations
