@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from decoded import Step, requests, steps
@@ -71,6 +71,9 @@ class DistServeTwin(Twin):
     context=st.none() | st.integers(1, 60),
     watermark=st.sampled_from([0.0, 0.1, 0.2]),
 )
+@example([(0, 2, 25), (0, 6, 24), (0, 10, 23)], 1, 51, 11, (10, 60, 1), 56, 0.0)
+@example([(0, 12, 12), (0, 2, 9), (0, 9, 17), (0, 2, 9)], 4, 48, 11, (10, 60, 4), 58, 0.0)
+@example([(1000, 12, 20), (1000, 4, 18), (1000, 10, 16), (1000, 11, 11)], 4, 40, 8, (10, 60, 1), 50, 0.0)
 @settings(max_examples=300, deadline=None)
 def test_distserve_packs_and_admits_as_the_twin(
     rows: list[Row],

@@ -59,7 +59,7 @@ class DistServe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return self._admitted(state, self.decode_tokens)
         if (decode := coast(state, NO_LIMIT, self.max_seqs)) is not None:
             return decode
-        # Here the engine swaps: this preempts the last admitted for recomputation.
+        # SWAP: here the engine moves the last of the batch to host memory; this preempts the last admitted to be recomputed.
         return Budget(state, NO_LIMIT, self.max_seqs).plans([])
 
     def _prompts(self, state: InstanceState) -> list[Chunk]:
@@ -82,7 +82,7 @@ class DistServe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """A decode of those in the batch, after letting in as many as the limit and the blocks allow."""
         batch = state.cohorts.get(BATCH)
         cohorts = (batch,) if batch is not None and batch.count else ()
-        budget = Budget(state, NO_LIMIT, self.max_seqs, cohorts)
+        budget = Budget(state, NO_LIMIT, self.max_seqs, cohorts)  # SWAP: as in `plan`
         enter = [] if budget.victims else self._entering(state, budget, limit)
         if not enter and not budget.decodes:
             return self._first(state)
