@@ -230,5 +230,12 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "nested-wait by limit": ("nested-wait", _NESTED),
     "nested-wait by limit, late": ("nested-wait", {**_NESTED, "max_wait_s": 30e-6}),
+    "distserve": ("distserve", {"saturation_tokens": 24, "prefill_seqs": 2, "max_seqs": 5}),
+    "distserve, context bounded": ("distserve", {"saturation_tokens": 40, "max_seqs": 6, "decode_tokens": 50}),
+    "distserve as configured": ("distserve", {}),
+    "splitwise": ("splitwise", {"token_budget": 24, "max_seqs": 6}),
+    "splitwise, short of seats": ("splitwise", {"token_budget": 40, "max_seqs": 2, "max_preemptions": 2}),
+    "splitwise, short of tokens": ("splitwise", {"token_budget": 3, "max_preemptions": 1, "watermark": 0.0}),
+    "splitwise as configured": ("splitwise", {}),
 }
 """Every batcher, with its variants, for the laws: name and parameters. They run on `mixed` workloads."""

@@ -45,6 +45,11 @@ WORLDS: dict[str, tuple[Resolved, Workload]] = {
         toy_resolved("nested-wait", {"boundaries": [4, 12], "thresholds": [2, 2, 1], "max_wait_s": 60e-6}, 20, 8),
         workload(ROWS, GONE),
     ),
+    "distserve": (
+        toy_resolved("distserve", {"saturation_tokens": 50, "max_seqs": 6, "decode_tokens": 80}, 14, 8),
+        workload(ROWS, GONE),
+    ),
+    "splitwise": (toy_resolved("splitwise", {"token_budget": 40, "max_seqs": 5}, 14, 8), workload(ROWS, GONE)),
 }
 
 

@@ -41,13 +41,25 @@ def test_defaults_are_the_published_ones() -> None:
     published = {"token_budget": 2048, "max_seqs": 128, "watermark": 0.01, "chunked": True, "hybrid": True}
     assert filled.params.items() >= {**published, "chunk_stages": 0}.items()
     assert catalog.resolved("batcher", filled) == filled
+    machine = {"token_budget": 2048, "max_seqs": 512, "max_preemptions": 4}
+    assert catalog.resolved("batcher", PolicySpec("splitwise")).params.items() >= machine.items()
+    engine = {
+        "saturation_tokens": 512,
+        "prefill_seqs": 128,
+        "prefill_tokens": 8192,
+        "max_seqs": 1024,
+        "accept_share": 0.05,
+    }
+    assert catalog.resolved("batcher", PolicySpec("distserve")).params.items() >= engine.items()
 
 
 def test_an_unknown_policy_names_the_nearest() -> None:
     assert "did you mean 'sarathi'?" in wrong("batcher", "sarathy")
     assert "did you mean 'vllm-v1'?" in wrong("batcher", "vLLM_v1")
     assert "did you mean 'round-robin'?" in wrong("router", "roundrobin")
-    assert "known: nested-wait, orca, sarathi, static, vllm-v0, vllm-v1, wait" in wrong("batcher", "zzzz")
+    assert "known: distserve, nested-wait, orca, sarathi, splitwise, static, vllm-v0, vllm-v1, wait" in wrong(
+        "batcher", "zzzz"
+    )
 
 
 def test_a_policy_of_another_role_is_unknown_here() -> None:
@@ -80,6 +92,10 @@ def test_an_unknown_parameter_names_the_nearest() -> None:
         ("nested-wait", {"boundaries": [0, 3]}),
         ("nested-wait", {"boundaries": [3], "survival": [1.0, 0.0]}),
         ("wait", {"rule": "neither"}),
+        ("splitwise", {"max_preemptions": 0}),
+        ("splitwise", {"max_preemptions": 31}),
+        ("distserve", {"accept_share": 0}),
+        ("distserve", {"decode_tokens": 0}),
     ],
 )
 def test_a_wrong_value_names_its_parameter(name: str, params: dict[str, Any]) -> None:

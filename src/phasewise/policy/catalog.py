@@ -13,9 +13,11 @@ import msgspec
 
 from phasewise.core.errors import InputError, unknown
 from phasewise.core.spec import PolicySpec
+from phasewise.policy.batching.distserve import DistServe
 from phasewise.policy.batching.nested_wait import NestedWait
 from phasewise.policy.batching.orca import Orca
 from phasewise.policy.batching.sarathi import Sarathi
+from phasewise.policy.batching.splitwise import Splitwise
 from phasewise.policy.batching.static import Static
 from phasewise.policy.batching.vllm_v0 import VllmV0
 from phasewise.policy.batching.vllm_v1 import VllmV1
@@ -23,9 +25,11 @@ from phasewise.policy.batching.wait import Wait
 from phasewise.policy.routing.round_robin import RoundRobin
 
 PAPERS: dict[tuple[str, str], tuple[type, str]] = {
+    ("batcher", "distserve"): (DistServe, "DistServe (OSDI'24, arXiv 2401.09670), section 4.3 and published engine"),
     ("batcher", "nested-wait"): (NestedWait, "Nested WAIT (arXiv 2504.11320)"),
     ("batcher", "orca"): (Orca, "Orca (OSDI'22), as pictured in Sarathi-Serve (OSDI'24)"),
     ("batcher", "sarathi"): (Sarathi, "Sarathi-Serve (OSDI'24, arXiv 2403.02310)"),
+    ("batcher", "splitwise"): (Splitwise, "Splitwise (ISCA'24, arXiv 2311.18677) and its published simulator"),
     ("batcher", "static"): (Static, "FasterTransformer, as pictured in Sarathi-Serve (OSDI'24)"),
     ("batcher", "vllm-v0"): (VllmV0, "vLLM (SOSP'23), as pictured in Sarathi-Serve (OSDI'24)"),
     ("batcher", "vllm-v1"): (VllmV1, "vLLM v1 scheduler (published code)"),
