@@ -24,6 +24,7 @@ def capacity(
     model: options.Model = None,
     device: options.Device = None,
     tp: options.Tp = None,
+    pp: options.Pp = None,
     replicas: options.Replicas = None,
     router: options.Router = None,
     max_context: options.MaxContext = None,
@@ -48,7 +49,14 @@ def capacity(
     from phasewise.cli.capacity import run
 
     flags = options.given(
-        model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context, latency=latency
+        model=model,
+        device=device,
+        tp=tp,
+        pp=pp,
+        replicas=replicas,
+        router=router,
+        max_context=max_context,
+        latency=latency,
     )
     what = Described(
         deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs
@@ -78,6 +86,7 @@ def compare(
     model: options.Model = None,
     device: options.Device = None,
     tp: options.Tp = None,
+    pp: options.Pp = None,
     replicas: options.Replicas = None,
     router: options.Router = None,
     max_context: options.MaxContext = None,
@@ -102,7 +111,14 @@ def compare(
     from phasewise.cli.compare import run
 
     flags = options.given(
-        model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context, latency=latency
+        model=model,
+        device=device,
+        tp=tp,
+        pp=pp,
+        replicas=replicas,
+        router=router,
+        max_context=max_context,
+        latency=latency,
     )
     what = Described(
         deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from phasewise.control.cluster import ClusterControl
 from phasewise.control.instance import InstanceControl
+from phasewise.control.pipeline import PipelineControl
 from phasewise.core.kv import BlockLedger
 from phasewise.core.prefix import PrefixLedger
 from phasewise.core.spec import Resolved
@@ -15,11 +16,13 @@ def open_cluster(resolved: Resolved) -> ClusterControl:
     return ClusterControl(catalog.build("router", resolved.deployment.router), len(resolved.replicas))
 
 
-def open_instance(resolved: Resolved, replica: int) -> InstanceControl:
+def open_instance(resolved: Resolved, replica: int) -> InstanceControl | PipelineControl:
     """The room of one replica, with a batcher and a ledger of its own."""
     deployment = resolved.deployment
     spec = resolved.replicas[replica]
     batcher = catalog.build("batcher", resolved.batcher(replica))
     kind = PrefixLedger if deployment.prefix_cache else BlockLedger
     ledger = kind(spec.blocks, deployment.block_tokens, int(batcher.watermark * spec.blocks))
+    if spec.pp > 1:
+        return PipelineControl(batcher, ledger, spec.max_context, spec.pp)
     return InstanceControl(batcher, ledger, spec.max_context)

@@ -29,10 +29,12 @@ from phasewise.core.units import to_ns
 from phasewise.core.version import VERSION
 from phasewise.perf.latency import LatencyModel
 from phasewise.perf.physics import latency_model
+from phasewise.perf.pipeline import staged
 from phasewise.record.header import Header
 from phasewise.record.runlog import Recorder, RunLog
 from phasewise.sim.clock import VirtualClock
 from phasewise.sim.executor import ModelledExecutor
+from phasewise.sim.pipeline import PipelinedExecutor
 from phasewise.sim.users import Users
 from phasewise.workload.workload import Workload
 
@@ -90,7 +92,9 @@ def check_fit(resolved: Resolved, workload: Workload) -> None:
         return
     wanted = resolved.deployment.max_context or resolved.model.max_context
     bound = "the KV memory holds" if limit < wanted else "the context is"
-    remedy = "give more devices (tp)" if limit < wanted else "raise max_context, or take a model with a longer context"
+    remedy = (
+        "give more devices (tp, pp)" if limit < wanted else "raise max_context, or take a model with a longer context"
+    )
     what = f"no request fits: the shortest prompt has {tokens:,} tokens, and {bound} {limit:,}, output included"
     raise InputError(f"{what}; {remedy}", workload.where(shortest))
 
@@ -120,7 +124,8 @@ class World:
         self._inbox: deque[tuple[int, Callable[[Any], None], Any]] = deque()
         self._alarms: list[tuple[int, int]] = []
         self._wire_ns = to_ns(resolved.deployment.wire_s)
-        self._executors: list[ModelledExecutor] = []
+        # By the order of simultaneous step ends: replica, then lane.
+        self._lanes: list[tuple[Loop, ModelledExecutor, int]] = []
         self.instances: list[Loop] = []
         down = self._to_instance
         self._users = None if workload.closed is None else Users(workload, clock, self._alarms)
@@ -129,21 +134,24 @@ class World:
             open_cluster(resolved), clock, recorder.cluster, {Submit: down, Cancel: down, Ended: ended}
         )
         for i, spec in enumerate(resolved.replicas):
-            executor = ModelledExecutor(clock, physics(i), workload.truth, spec.max_context, order=i)
+            order = len(self._lanes)
+            executor = _executor(clock, physics(i), workload, spec, order)
             up = self._to_cluster
             ports: dict[type, Callable[[Any], None]] = {Finished: up, Refused: up, Cancelled: up}
             ports |= {Run: executor.run, Interrupt: executor.interrupt, Forget: executor.forget}
             ports[Regroup] = executor.regroup
-            ports[WakeAt] = self._alarm(i)
-            self._executors.append(executor)
-            self.instances.append(Loop(open_instance(resolved, i), clock, recorder.instances[i], ports))
+            ports[WakeAt] = self._alarm(order)
+            loop = Loop(open_instance(resolved, i), clock, recorder.instances[i], ports)
+            self._lanes += [(loop, executor, lane) for lane in range(spec.pp)]
+            self.instances.append(loop)
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
         clock, agenda, inbox, alarms = self._clock, self._clock.agenda, self._inbox, self._alarms
-        takes: list[Callable[[Any], None]] = [loop.take for loop in self.instances]
-        dones = [executor.done for executor in self._executors]
-        lanes = [executor.lanes[0] for executor in self._executors]
+        takes: list[Callable[[Any], None]] = [loop.take for loop, _, _ in self._lanes]
+        dones = [executor.done for _, executor, _ in self._lanes]
+        lanes = [executor.lanes[lane] for _, executor, lane in self._lanes]
+        numbers = [lane for _, _, lane in self._lanes]
         outside = self._outside(progress)
         if self._users is not None:
             # The last of the takers, which an alarm calls by the index -1.
@@ -154,15 +162,15 @@ class World:
             mail = inbox and inbox[0][0] <= outside_ns
             next_ns = inbox[0][0] if mail else outside_ns
             if alarms and alarms[0][0] < next_ns and (not agenda or alarms[0][0] < agenda[0][0]):
-                clock.now_ns, replica = heappop(alarms)
-                takes[replica](WOKEN)
+                clock.now_ns, order = heappop(alarms)
+                takes[order](WOKEN)
             elif agenda and agenda[0][0] <= next_ns:
                 at_ns, order = heappop(agenda)
                 lane = lanes[order]
                 # A promise that no longer agrees with its lane has been superseded.
                 if lane.end_ns == at_ns and lane.run is not None:
                     clock.now_ns = at_ns
-                    takes[order](dones[order](0))
+                    takes[order](dones[order](numbers[order]))
             elif mail:
                 clock.now_ns, take, message = inbox.popleft()
                 take(message)
@@ -188,14 +196,23 @@ class World:
             yield gone_ns, Gone(who)
         yield from _silence()
 
-    def _alarm(self, replica: int) -> Callable[[WakeAt], None]:
-        return lambda action: heappush(self._alarms, (action.at_ns, replica))
+    def _alarm(self, order: int) -> Callable[[WakeAt], None]:
+        return lambda action: heappush(self._alarms, (action.at_ns, order))
 
     def _to_instance(self, action: Submit | Cancel) -> None:
         self._inbox.append((self._clock.now_ns + self._wire_ns, self.instances[action.replica].take, action))
 
     def _to_cluster(self, action: Finished | Refused | Cancelled) -> None:
         self._inbox.append((self._clock.now_ns + self._wire_ns, self._cluster.take, action))
+
+
+def _executor(
+    clock: VirtualClock, physics: LatencyModel, workload: Workload, spec: ResolvedReplica, order: int
+) -> ModelledExecutor:
+    """The devices of one replica; `order` is the place of its first lane among simultaneous step ends."""
+    if spec.pp > 1:
+        return PipelinedExecutor(clock, staged(physics, spec.pp), workload.truth, spec.max_context, order, spec.pp)
+    return ModelledExecutor(clock, physics, workload.truth, spec.max_context, order)
 
 
 def _silence() -> Iterator[tuple[int, Any]]:

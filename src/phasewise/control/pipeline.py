@@ -1,0 +1,168 @@
+"""The room beside an engine of several stages: one queue and one book of blocks, and a pipe for each micro-batch in flight.
+
+A pipe is an instance room of its own: it has residents, cohorts and a lane. So a batcher plans for one pipe at a time and sees
+no other, and whatever is in flight is out of its reach. A request belongs to the pipe that first ran a chunk of it, until it
+ends or is preempted. This room says which pipe is asked, and stamps lanes and names on what goes out. It does not know how long
+a stage takes, or which stage a micro-batch has come to.
+
+One rule is its own. Where nothing is in flight and a decode or a prompt finds no block, because those are held by the residents
+of other pipes, no batcher may preempt these; then the room preempts the one that arrived last, until something can run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phasewise.control.instance import InstanceControl
+from phasewise.control.ports import Handlers
+from phasewise.core.action import Action, Regroup, Run, WakeAt
+from phasewise.core.errors import PlanError
+from phasewise.core.event import StepDone, Woken
+from phasewise.core.kv import BlockLedger
+from phasewise.core.message import Submit
+from phasewise.core.resident import Resident
+from phasewise.core.step import Chunk, StepPlan
+from phasewise.core.view import MOST_COHORTS, InstanceState
+from phasewise.policy.roles import Batcher
+
+WOKEN = Woken()
+
+
+class Pipe(InstanceControl):
+    """The room of one micro-batch at a time, on a lane that it takes for the only one. `first` is the pipe whose queue it
+    serves (None: itself). Its plans run once, because others spend the same blocks."""
+
+    def __init__(self, batcher: Batcher, ledger: BlockLedger, max_context: int, first: Pipe | None) -> None:
+        super().__init__(batcher, ledger, max_context)
+        self._alone = False
+        if first is not None:
+            self.state.waiting = first.state.waiting
+            self._inside = first._inside
+
+    def _nudge(self, now_ns: int, heed_closed: bool) -> list[Action]:
+        """Nothing: the pipeline has its pipes woken together."""
+        return []
+
+    def _ask(self, now_ns: int, out: list[Action]) -> list[Action]:
+        """As any room; but somebody inside may be in another pipe, and a batcher is asked only if it has somebody to run."""
+        return super()._ask(now_ns, out) if self.state.running or self.state.waiting else out
+
+    def put_back(self, resident: Resident) -> None:
+        """Preempt one of its residents."""
+        self._preempt(StepPlan(preempt=(resident.id,)))
+
+
+class PipelineControl:
+    """One replica of `pipes` stages; `handlers` as in `InstanceControl`."""
+
+    def __init__(self, batcher: Batcher, ledger: BlockLedger, max_context: int, pipes: int) -> None:
+        first = Pipe(batcher, ledger, max_context, None)
+        self.pipes = (first, *(Pipe(batcher, ledger, max_context, first) for _ in range(pipes - 1)))
+        self.handlers: Handlers = dict.fromkeys(first.handlers, self._about_request)
+        self.handlers |= {StepDone: self._step_done, Submit: self._submit, Woken: self._woken}
+        self._ledger = ledger
+        self._flying = [False] * pipes
+        self._waking = False
+        # Preempted by this room, to be told with the next run.
+        self._put_back: tuple[int, ...] = ()
+        self._names: dict[tuple[str, int], str] = {}
+
+    @property
+    def states(self) -> tuple[InstanceState, ...]:
+        """What each pipe's batcher sees. The queue and the ledger are the same in all."""
+        return tuple(pipe.state for pipe in self.pipes)
+
+    def _submit(self, event: Submit, now_ns: int) -> list[Action]:
+        out = self.pipes[0].handlers[Submit](event, now_ns)
+        for pipe in self.pipes[1:]:
+            pipe.state.arrived_ns = self.pipes[0].state.arrived_ns
+        return out + self._nudge(now_ns)
+
+    def _about_request(self, event: Any, now_ns: int) -> list[Action]:
+        """Whatever else concerns a request is for the pipe that runs it, or for the first if none does."""
+        pipe = next((pipe for pipe in self.pipes if event.request in pipe.state.running), self.pipes[0])
+        return pipe.handlers[type(event)](event, now_ns) + self._nudge(now_ns)
+
+    def _nudge(self, now_ns: int) -> list[Action]:
+        """Have the free pipes asked when everything that happens at this instant has."""
+        if self._waking or all(self._flying):
+            return []
+        self._waking = True
+        return [WakeAt(now_ns)]
+
+    def _woken(self, event: Woken, now_ns: int) -> list[Action]:
+        self._waking = False
+        return self._fill(now_ns, [], None)
+
+    def _step_done(self, event: StepDone, now_ns: int) -> list[Action]:
+        lane = event.lane
+        if not 0 <= lane < len(self.pipes):
+            raise PlanError(f"run {event.run} is reported done on lane {lane}; there are {len(self.pipes)}")
+        self._flying[lane] = False
+        # The pipe that returns is asked first: what it has begun comes before what waits.
+        done = StepDone(0, event.run, event.pieces, event.ended)
+        out = self._said(lane, self.pipes[lane].handlers[StepDone](done, now_ns))
+        return self._fill(now_ns, out, lane)
+
+    def _fill(self, now_ns: int, out: list[Action], asked: int | None) -> list[Action]:
+        """Ask the free pipes but the one that has been `asked`, those with residents first; make room if nothing can run."""
+        while True:
+            free = [lane for lane, flying in enumerate(self._flying) if not flying and lane != asked]
+            for lane in sorted(free, key=lambda lane: not self.pipes[lane].state.running):
+                out += self._said(lane, self.pipes[lane].handlers[Woken](WOKEN, now_ns))
+            if any(self._flying) or not self._make_room():
+                return out
+            asked = None
+
+    def _make_room(self) -> bool:
+        """Preempt the resident that arrived last, if one pipe's residents hold the blocks that another's lack."""
+        busy = [pipe for pipe in self.pipes if pipe.state.running]
+        if len(busy) < 2 or not any(map(self._lacks, busy)):
+            return False
+        last = max(
+            (resident.request.arrival_ns, resident.id, i)
+            for i, pipe in enumerate(busy)
+            for resident in pipe.state.running.values()
+        )
+        pipe = busy[last[2]]
+        pipe.put_back(pipe.state.running[last[1]])
+        self._put_back += (last[1],)
+        return True
+
+    def _lacks(self, pipe: Pipe) -> bool:
+        """Whether a pipe at rest has a decode without a block, or a prompt in progress: no batcher leaves one without need."""
+        state, free = pipe.state, self._ledger.free
+        return bool(state.prefilling) or any(cohort.crossing(1) > free for cohort in state.cohorts.values())
+
+    def _said(self, lane: int, actions: list[Action]) -> list[Action]:
+        """A pipe's actions with its lane, and its cohorts under names that no other pipe has."""
+        out: list[Action] = []
+        for action in actions:
+            if type(action) is Run:
+                out.append(self._stamped(lane, action))
+            elif type(action) is Regroup:
+                out.append(Regroup(tuple((request, self._name(name, lane)) for request, name in action.moves)))
+            else:
+                out.append(action)
+        return out
+
+    def _stamped(self, lane: int, run: Run) -> Run:
+        plan = run.plan
+        chunks = tuple(
+            c if c.joins is None else Chunk(c.request, c.start, c.tokens, c.hold, self._name(c.joins, lane))
+            for c in plan.chunks
+        )
+        cohorts = tuple(self._name(name, lane) for name in plan.cohorts)
+        preempt, self._put_back = self._put_back + plan.preempt, ()
+        self._flying[lane] = True
+        stamped = StepPlan(chunks, cohorts, preempt, 1, plan.closed, lane, plan.forced)
+        return Run(run.id, stamped, run.repeat, run.decodes, run.context)
+
+    def _name(self, cohort: str, lane: int) -> str:
+        """What a pipe's cohort is called outside: "all/1". PlanError beyond as many as a replica keeps."""
+        name = self._names.get((cohort, lane))
+        if name is None:
+            if len(self._names) == MOST_COHORTS:
+                raise PlanError(f"cohort '{cohort}' of lane {lane} would be the {MOST_COHORTS + 1}th of its replica")
+            name = self._names[cohort, lane] = f"{cohort}/{lane}"
+        return name
