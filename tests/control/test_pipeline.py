@@ -73,7 +73,7 @@ def test_an_end_in_one_pipe_lets_another_go_on() -> None:
     assert room.submit(1) == []
     actions = room.done(0, 0)
     assert [type(action) for action in actions] == [Finished, Run]
-    assert room.flying[0].plan.chunks[0].request == 1
+    assert actions[1].plan.chunks[0].request == 1
     assert run.id != actions[1].id
 
 
@@ -101,9 +101,9 @@ def test_leaving_the_queue_wakes_a_pipe_that_is_free() -> None:
 def test_pipes_cannot_be_had_by_others() -> None:
     room = Room(Greedy())
     room.submit(0)
-    with pytest.raises(PlanError, match="on lane 2; there are 2"):
+    with pytest.raises(PlanError, match="on lane 2, which is not running it"):
         room.take(StepDone(2, 0, ((1.0, 0.0, 1),)))
-    with pytest.raises(PlanError, match="run 0 is reported done on lane"):
+    with pytest.raises(PlanError, match="run 0 is reported done on lane 1, which is not running it"):
         room.take(StepDone(1, 0, ((1.0, 0.0, 1),)))
 
 
@@ -123,6 +123,21 @@ def test_a_replica_keeps_64_cohorts() -> None:
     assert room._name("c5", 1) in names
     with pytest.raises(PlanError, match="cohort 'c5' of lane 0 would be the 65th of its replica"):
         room._name("c5", 0)
+
+
+def test_a_pipe_that_rests_for_a_block_is_asked_before_one_that_returns() -> None:
+    """An end in pipe 0 frees three blocks, just as many as the newcomer wants; a decode of pipe 1 has waited for one."""
+    room = Room(catalog.build("batcher", PolicySpec("sarathi", {"watermark": 0.0})), blocks=5)
+    room.submit(0)
+    room.submit(1)
+    room.done(0)
+    assert room.ledger.free == 0
+    assert room.done(1) == []
+    assert room.submit(2, 12) == []
+    actions = room.done(0, 0)
+    assert [type(action) for action in actions] == [Finished, Run]
+    assert (actions[1].plan.lane, actions[1].plan.cohorts) == (1, ("all/1",))
+    assert [r.id for r in room.room.states[0].waiting] == [2]
 
 
 def test_both_grow_until_no_block_is_left() -> None:

@@ -25,8 +25,6 @@ from phasewise.core.step import Chunk, StepPlan
 from phasewise.core.view import MOST_COHORTS, InstanceState
 from phasewise.policy.roles import Batcher
 
-WOKEN = Woken()
-
 
 class Pipe(InstanceControl):
     """The room of one micro-batch at a time, on a lane that it takes for the only one. `first` is the pipe whose queue it
@@ -44,8 +42,12 @@ class Pipe(InstanceControl):
         return []
 
     def _ask(self, now_ns: int, out: list[Action]) -> list[Action]:
-        """As any room; but somebody inside may be in another pipe, and a batcher is asked only if it has somebody to run."""
-        return super()._ask(now_ns, out) if self.state.running or self.state.waiting else out
+        """Nothing: the pipeline says who is asked, and in which order."""
+        return out
+
+    def ask(self, now_ns: int) -> list[Action]:
+        """What the batcher plans for the lane, which is free; it is asked only if it has somebody to run."""
+        return super()._ask(now_ns, []) if self.state.running or self.state.waiting else []
 
     def put_back(self, resident: Resident) -> None:
         """Preempt one of its residents."""
@@ -61,7 +63,8 @@ class PipelineControl:
         self.handlers: Handlers = dict.fromkeys(first.handlers, self._about_request)
         self.handlers |= {StepDone: self._step_done, Submit: self._submit, Woken: self._woken}
         self._ledger = ledger
-        self._flying = [False] * pipes
+        # The run in flight on each lane.
+        self._flying: list[int | None] = [None] * pipes
         self._waking = False
         # Preempted by this room, to be told with the next run.
         self._put_back: tuple[int, ...] = ()
@@ -85,7 +88,7 @@ class PipelineControl:
 
     def _nudge(self, now_ns: int) -> list[Action]:
         """Have the free pipes asked when everything that happens at this instant has."""
-        if self._waking or all(self._flying):
+        if self._waking or None not in self._flying:
             return []
         self._waking = True
         return [WakeAt(now_ns)]
@@ -95,24 +98,25 @@ class PipelineControl:
         return self._fill(now_ns, [], None)
 
     def _step_done(self, event: StepDone, now_ns: int) -> list[Action]:
-        lane = event.lane
-        if not 0 <= lane < len(self.pipes):
-            raise PlanError(f"run {event.run} is reported done on lane {lane}; there are {len(self.pipes)}")
-        self._flying[lane] = False
-        # The pipe that returns is asked first: what it has begun comes before what waits.
-        done = StepDone(0, event.run, event.pieces, event.ended)
-        out = self._said(lane, self.pipes[lane].handlers[StepDone](done, now_ns))
-        return self._fill(now_ns, out, lane)
+        lane, pipes = event.lane, len(self.pipes)
+        if not 0 <= lane < pipes or self._flying[lane] != event.run:
+            raise PlanError(f"run {event.run} is reported done on lane {lane}, which is not running it")
+        self._flying[lane] = None
+        done = StepDone(0, event.run // pipes, event.pieces, event.ended)
+        return self._fill(now_ns, self.pipes[lane].handlers[StepDone](done, now_ns), lane)
 
-    def _fill(self, now_ns: int, out: list[Action], asked: int | None) -> list[Action]:
-        """Ask the free pipes but the one that has been `asked`, those with residents first; make room if nothing can run."""
+    def _fill(self, now_ns: int, out: list[Action], returned: int | None) -> list[Action]:
+        """Ask the free pipes; where nothing can run, make room and ask again.
+
+        Those with residents come first, for what has begun comes before what waits; and among them those that rested, for want
+        of blocks, before the one that has just `returned`.
+        """
         while True:
-            free = [lane for lane, flying in enumerate(self._flying) if not flying and lane != asked]
-            for lane in sorted(free, key=lambda lane: not self.pipes[lane].state.running):
-                out += self._said(lane, self.pipes[lane].handlers[Woken](WOKEN, now_ns))
-            if any(self._flying) or not self._make_room():
+            free = [lane for lane, run in enumerate(self._flying) if run is None]
+            for lane in sorted(free, key=lambda lane: (not self.pipes[lane].state.running, lane == returned)):
+                out += self._said(lane, self.pipes[lane].ask(now_ns))
+            if any(run is not None for run in self._flying) or not self._make_room():
                 return out
-            asked = None
 
     def _make_room(self) -> bool:
         """Preempt the resident that arrived last, if one pipe's residents hold the blocks that another's lack."""
@@ -154,9 +158,10 @@ class PipelineControl:
         )
         cohorts = tuple(self._name(name, lane) for name in plan.cohorts)
         preempt, self._put_back = self._put_back + plan.preempt, ()
-        self._flying[lane] = True
         stamped = StepPlan(chunks, cohorts, preempt, 1, plan.closed, lane, plan.forced)
-        return Run(run.id, stamped, run.repeat, run.decodes, run.context)
+        # A pipe counts its own runs; outside no two have the same number.
+        self._flying[lane] = number = run.id * len(self.pipes) + lane
+        return Run(number, stamped, run.repeat, run.decodes, run.context)
 
     def _name(self, cohort: str, lane: int) -> str:
         """What a pipe's cohort is called outside: "all/1". PlanError beyond as many as a replica keeps."""
