@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +19,8 @@ from phasewise.control.replay import replay
 from phasewise.core.action import Action, Outcome, Run
 from phasewise.core.event import StepDone
 from phasewise.core.message import Submit
+from phasewise.core.prefix import PrefixLedger
+from phasewise.core.request import Request
 from phasewise.core.resident import Resident
 from phasewise.core.units import NS_PER_S
 from phasewise.record.columns import InstanceColumns
@@ -23,7 +28,8 @@ from phasewise.record.header import Header
 from phasewise.record.metrics import Scored
 from phasewise.record.runlog import Recorder, RunLog
 from phasewise.sim.simulate import World, simulate
-from worlds import ARMS, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
+from phasewise.workload.workload import Workload
+from worlds import ARMS, Row, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
 MAY_STAND_STILL = {name for name, (batcher, _) in ARMS.items() if "wait" in batcher and "late" not in name}
 """Where the published rule may leave requests inside for good."""
@@ -197,3 +203,54 @@ def test_the_pipes_share_the_work() -> None:
     assert min(by_lane.values()) > max(by_lane.values()) / 4
     one = simulate(toy_resolved("sarathi", {}, 200, 8), workload(rows), physics=lambda i: ToyLatency())
     assert log.summary["completed"] == one.summary["completed"] == 20
+
+
+def alike(rows: list[Row], families: list[int]) -> Workload:
+    """Prompts whose first 16 tokens are those of their family."""
+    plain = workload(rows)
+    return Families(plain.name, plain.arrival_ns, plain.prompt_tokens, plain.truth, families=tuple(families))
+
+
+@dataclass(frozen=True, eq=False)
+class Families(Workload):
+    families: tuple[int, ...] = ()
+
+    def requests(self) -> Iterator[Request]:
+        for request in super().requests():
+            family = self.families[request.id]
+            yield msgspec.structs.replace(request, prefix_ids=(family, 10 + family, 20 + request.id), prefix_tokens=8)
+
+
+def test_what_one_pipe_computed_another_finds() -> None:
+    """Far apart, so that each has all to itself; the second takes the pipe that is free, and 16 of its 24 tokens are there."""
+    for batcher in ("vllm-v1", "sarathi"):
+        load = alike([(0, 24, 3000), (100_000, 24, 5), (200_000, 24, 5)], [0, 0, 1])
+        log = simulate(
+            toy_resolved(batcher, {}, 1000, 8, prefix_cache=True, pp=2), load, physics=lambda i: ToyLatency()
+        )
+        assert log.summary["tokens_cached"] == 16
+        assert log.tables.steps[0]["lane"][log.tables.spans[0]["first_chunk"]].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("batcher", ["vllm-v1", "sarathi"])
+@given(data=st.data())
+@settings(max_examples=settings.default.max_examples // 4)
+def test_pipes_share_what_is_in_memory(batcher: str, data: st.DataObject) -> None:
+    """Prompts that begin alike, in any pipe: everybody is served, and the books of what is kept add up."""
+    rows = [(at, 24, output) for at, _, output in data.draw(random_rows(most=12, output=20))]
+    families = data.draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
+    load = alike(rows, families)
+    pp, blocks = data.draw(st.sampled_from([2, 3])), data.draw(st.integers(8, 40))
+    resolved = toy_resolved(batcher, {}, blocks, 8, prefix_cache=True, pp=pp)
+    recorder = Recorder(Header("test", resolved, load.describe(), 0))
+    run = World(resolved, load, recorder, lambda i: ToyLatency())
+    room = run.instances[0].room
+    assert isinstance(room, PipelineControl)
+    ledger = room.states[0].ledger
+    assert isinstance(ledger, PrefixLedger)
+    run.run()
+    ledger.check([])
+    assert ledger.free == ledger.blocks
+    log = recorder.close()
+    assert log.summary["completed"] == len(rows)
+    assert replay(log) == log.summary["events"]

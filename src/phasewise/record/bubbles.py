@@ -1,6 +1,6 @@
 """How long the stages of pipelines stood idle between micro-batches, by what followed what. A pure function of the columns.
 
-The classes are Sarathi-Serve's (OSDI'24, section 3.3), told by a micro-batch and the one before it in the pipeline: PB1, both
+The classes are Sarathi-Serve's (OSDI'24), told by a micro-batch and the one before it in the pipeline: PB1, both
 carry prompt tokens, in different numbers; PB2, only one of them does; PB3, decodes alone (their contexts differ), or as many
 prompt tokens. Each supposes that the pipeline is full. Where fewer micro-batches were in flight than there are stages, because
 the pipes had nothing to run, the stages stood idle for lack of them: `unfilled`, which is ours.
