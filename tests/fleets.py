@@ -39,8 +39,9 @@ def toy_fleet(
     router: str = "round-robin",
     cold_start_s: float = 20e-6,
     report_s: float = 5e-6,
+    stages: Sequence[int] = (),
 ) -> Resolved:
-    """A resolved deployment with one replica for each role."""
+    """A resolved deployment with one replica for each role; `stages` is how many each has, if any has more than one."""
     base = toy_resolved(
         batcher,
         BATCHERS.get(batcher, {}) if params is None else params,
@@ -49,9 +50,10 @@ def toy_fleet(
         max_context,
         wire_s=wire_s,
     )
+    pp = list(stages) or [1] * len(roles)
     deployment = msgspec.structs.replace(
         base.deployment,
-        replicas=tuple(ReplicaSpec("toy", role=role) for role in roles),
+        replicas=tuple(ReplicaSpec("toy", role=role, pp=n) for role, n in zip(roles, pp, strict=True)),
         router=catalog.resolved("router", PolicySpec(router)),
         link=link or LinkSpec("free"),
         patience_s=patience_s,
@@ -60,7 +62,7 @@ def toy_fleet(
     )
     (one,) = base.replicas
     replicas = tuple(
-        ResolvedReplica(TOY_DEVICE, 1, blocks, one.max_context, None, 1, role, i) for i, role in enumerate(roles)
+        ResolvedReplica(TOY_DEVICE, 1, blocks, one.max_context, None, pp[i], role, i) for i, role in enumerate(roles)
     )
     return msgspec.structs.replace(base, deployment=deployment, replicas=replicas)
 

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from fleets import BATCHERS, LINKS, random_faults, random_roles, toy_fleet
 from phasewise.control.instance import InstanceControl
 from phasewise.control.loop import Loop
+from phasewise.control.pipeline import PipelineControl
 from phasewise.control.replay import replay
 from phasewise.core.action import Action, Ended, Outcome, Run
 from phasewise.core.event import Died, Lost, StepDone
-from phasewise.core.fault import Scenario
+from phasewise.core.fault import Dies, Scenario
 from phasewise.core.message import Submit
 from phasewise.core.resident import Resident
+from phasewise.perf.pipeline import staged
 from phasewise.policy.fleet import serves
 from phasewise.record.header import Header
 from phasewise.record.runlog import Recorder, RunLog
@@ -29,7 +31,8 @@ from worlds import ToyLatency, random_gone, random_rows, workload
 class Audited:
     """A room whose blocks are recounted after every event: each is free, or held by exactly one request."""
 
-    def __init__(self, room: InstanceControl) -> None:
+    def __init__(self, room: InstanceControl | PipelineControl, replica: int) -> None:
+        self.replica = replica
         self.room = room
         self.promised = 0
 
@@ -43,6 +46,9 @@ class Audited:
         return handle
 
     def recount(self, event: Any, actions: list[Action]) -> None:
+        if isinstance(self.room, PipelineControl):
+            self.recount_pipes()
+            return
         state = self.room.state
         ledger = state.ledger
         if type(event) is StepDone:
@@ -61,10 +67,26 @@ class Audited:
         assert ledger.free + sum(map(ledger.held, holders)) + promised == ledger.blocks
         assert ledger.free >= 0
 
+    def recount_pipes(self) -> None:
+        """In flight or not, a pipe's residents hold at most the blocks that their next tokens need."""
+        pipes = self.room.pipes
+        ledger = pipes[0].state.ledger
+        held = coming = 0
+        for pipe in pipes:
+            state = pipe.state
+            guests = [g.resident for g in pipe._hand._guests.values() if g.resident is not None]
+            landed = [r for r in state.landed if r not in guests]
+            held += sum(map(ledger.held, [*state.running.values(), *state.parked.values(), *guests, *landed]))
+            flying = pipe._lanes[0].run is not None
+            coming += sum(cohort.crossing(1) for cohort in pipe._lanes[0].cohorts) if flying else 0
+        assert ledger.free + held + coming == ledger.blocks
+        assert ledger.free >= 0
+
     @property
     def empty(self) -> bool:
-        state = self.room.state
-        return state.ledger.free == state.ledger.blocks and not state.waiting and not state.parked
+        state = self.room.states[0]
+        parked = any(state.parked for state in self.room.states)
+        return state.ledger.free == state.ledger.blocks and not state.waiting and not parked
 
 
 class AuditedWorld(World):
@@ -76,8 +98,8 @@ class AuditedWorld(World):
 
     def _loop(self, i: int) -> Loop:
         loop = super()._loop(i)
-        assert isinstance(loop.room, InstanceControl)
-        self.audited[i] = audited = Audited(loop.room)
+        assert isinstance(loop.room, InstanceControl | PipelineControl)
+        self.audited[i] = audited = Audited(loop.room, i)
         loop._handlers = {kind: audited.wrap(handler) for kind, handler in loop.room.handlers.items()}
         return loop
 
@@ -86,9 +108,15 @@ def run(resolved: Any, load: Any, scenario: Scenario | None, latency: Any = None
     physics = latency or ToyLatency()
     header = Header("test", resolved, load.describe(), 0, scenario=scenario)
     recorder = Recorder(header)
-    world = AuditedWorld(resolved, load, recorder, lambda i: physics, 0, scenario, lambda i: physics)
+    world = AuditedWorld(resolved, load, recorder, _staged(resolved, physics), 0, scenario, lambda i: physics)
     world.run()
     return world, recorder.close()
+
+
+def _staged(resolved: Any, latency: Any) -> Any:
+    """The same step times for every replica, cut evenly where it has several stages."""
+    times = [staged(latency, replica.pp) if replica.pp > 1 else latency for replica in resolved.replicas]
+    return times.__getitem__
 
 
 def assert_nothing_is_lost(world: AuditedWorld, log: RunLog, rows: Any, gone: Any) -> None:
@@ -108,7 +136,7 @@ def assert_nothing_is_lost(world: AuditedWorld, log: RunLog, rows: Any, gone: An
     assert given_out[over].tolist() == requests["tokens"][over].tolist()
     assert (given_out[~over] <= np.array([output for _, _, output in rows])[~over]).all()
     for room in world.audited.values():
-        alive = world.mishaps is None or world.mishaps._alive[room.room.replica]
+        alive = world.mishaps is None or world.mishaps._alive[room.replica]
         assert not alive or room.empty or (requests["outcome"] == Outcome.INSIDE).any()
 
 
@@ -175,9 +203,31 @@ def test_nothing_is_lost_under_faults(batcher: str, lossy: bool, data: st.DataOb
     replay(log, lambda i: ToyLatency())
 
 
-def test_attempts_begin_where_the_tokens_before_them_ended() -> None:
-    from phasewise.core.fault import Dies
+@pytest.mark.parametrize("faults", [False, True], ids=["sound", "faults"])
+@pytest.mark.parametrize("batcher", BATCHERS)
+@given(data=st.data())
+@settings(max_examples=settings.default.max_examples // 2)
+def test_nothing_is_lost_between_pipelines(batcher: str, faults: bool, data: st.DataObject) -> None:
+    rows = data.draw(random_rows(most=14, prompt=40, output=40))
+    gone = data.draw(random_gone(rows))
+    roles = data.draw(random_roles())
+    scenario = data.draw(random_faults(len(roles), lossy=True)) if faults else None
+    resolved = toy_fleet(
+        roles,
+        batcher,
+        blocks=data.draw(st.integers(10, 30)),
+        link=data.draw(st.sampled_from(LINKS)),
+        patience_s=50e-6,
+        stages=data.draw(st.lists(st.integers(1, 3), min_size=len(roles), max_size=len(roles))),
+    )
+    world, log = run(resolved, workload(rows, gone), scenario)
+    assert_nothing_is_lost(world, log, rows, gone)
+    assert_failures_have_a_reason(log)
+    assert not (log.tables.requests["outcome"] == Outcome.INSIDE).any()
+    replay(log, lambda i: ToyLatency())
 
+
+def test_attempts_begin_where_the_tokens_before_them_ended() -> None:
     rows = [(0, 10, 30), (5, 10, 30)]
     _, log = run(toy_fleet(["mixed", "mixed"]), workload(rows), Scenario((Dies(120_000, 0),)))
     submits = [a for _, _, actions in log.records(0) for a in actions if type(a) is Submit]

@@ -77,6 +77,20 @@ class HandOver:
         self._asked: deque[Guest] = deque()
         self._guests: dict[int, Guest] = {}
 
+    def share(self, inside: dict[int, Resident]) -> None:
+        """Those that the replica serves are another's book."""
+        self._inside = inside
+
+    def knows(self, request: int) -> bool:
+        """Whether a request is on its way here, waits for a seat, or is parked."""
+        landed = any(resident.id == request for resident in self._state.landed)
+        return request in self._guests or request in self._state.parked or landed
+
+    @property
+    def coming(self) -> int:
+        """Requests that have asked for blocks or have them, and no seat yet."""
+        return len(self._guests)
+
     @property
     def waits(self) -> bool:
         """Whether anybody waits for blocks or a seat."""

@@ -85,6 +85,17 @@ class InstanceControl:
         self._alarm_ns = -1
         self._groups = self.state.groups
 
+    @property
+    def states(self) -> tuple[InstanceState, ...]:
+        """What its batcher sees: one state, where a pipeline has several."""
+        return (self.state,)
+
+    def _share(self, inside: dict[int, Resident], told: Told | None) -> None:
+        """Count the same requests as its own, and remember the same words, as another room of the replica."""
+        self._inside = inside
+        self._hand.share(inside)
+        self._told = told
+
     def _submit(self, event: Submit, now_ns: int) -> list[Action]:
         request = event.request
         limit = self.state.max_context
@@ -150,7 +161,7 @@ class InstanceControl:
 
     def _report(self, now_ns: int, out: list[Action]) -> None:
         assert self._reporter is not None
-        self._reporter.tell(self.state, self._lanes[0], now_ns, out)
+        self._reporter.tell(self.states, self._lanes[0], now_ns, out)
 
     def _set_role(self, event: SetRole, now_ns: int) -> list[Action]:
         self.state.role = event.role
@@ -295,7 +306,7 @@ class InstanceControl:
         if self._hand.waits:
             self._hand.grant(out)
             self._hand.seat(out)
-            if not self._inside:
+            if not (state.running or state.waiting):
                 return out
         if not alone:
             state.free_lanes = tuple(i for i, lane in lanes.items() if lane.run is None)
