@@ -24,7 +24,7 @@ BLOCK = 16
 
 
 class Lines(NamedTuple):
-    """A step of prompts takes 1 us, and `token_ms` for each token; a decode step `step_ms`, and `sequence_ms` for each sequence."""
+    """A step of prompts takes 1 us and `token_ms` for each token, one of decodes `step_ms` and `sequence_ms` for each."""
 
     token_ms: float
     step_ms: float
