@@ -45,6 +45,10 @@ class Application(NamedTuple):
         """Of vLLM in the artifact, and of the replicas of Sarathi-Serve here."""
         return 1 if self.model == OPT_13B else 4
 
+    def scaled(self, scale: float) -> Application:
+        """The same with both objectives so many times as long, as the paper varies them."""
+        return self._replace(slo=Slo(scale * (self.slo.ttft_s or 0.0), scale * (self.slo.tpot_s or 0.0)))
+
 
 OPT_13B, OPT_66B, OPT_175B = "facebook/opt-13b", "facebook/opt-66b", "facebook/opt-175b"
 CHAT = ("chat", "chat, openchat")

@@ -126,6 +126,17 @@ def test_slower_steps_serve_less() -> None:
     assert rates[1] < 0.6 * rates[0]
 
 
+def test_tighter_objectives_turn_the_order() -> None:
+    """At 1.3 requests/s a device both keep the paper's objectives; at four fifths of them, only the fleet does."""
+    for scale, vllm in ((1.0, True), (0.8, False)):
+        app = SMALL.scaled(scale)
+        kept = [
+            runs.kept(arm, "chat", 2_000, 0, 1.3 * arms.devices(arm))[0]
+            for arm in (arms.placed(app), arms.colocated(app, arms.VLLM))
+        ]
+        assert kept == [True, vllm]
+
+
 def test_the_script_prints_markdown(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["distserve.py", "--memory", "--jobs", "1"])
     script.main()
