@@ -57,7 +57,7 @@ PUBLISHED = {
 FAILS = {"chat 13B": "TPOT", "chat 66B": "TPOT", "code 66B": "TTFT", "summaries 66B": "TPOT"}
 """What vLLM fails first in the paper."""
 EXAMPLE = 1.56
-"""Requests/s for each device, OPT-13B on (2, 1, 1, 1), in the README of the published simulator."""
+"""Requests/s for each device, OPT-13B on TP 2 + TP 1, in the README of the published simulator."""
 TOKENS = {
     (OPT_13B, 1): 66144,
     (OPT_13B, 2): 163008,
@@ -177,8 +177,8 @@ def example_table(bench: Bench) -> Table:
     arm = pair(2, 1)
     capped = roomy(pair(2, 1, decode_tokens=50_000))
     arms = (arm, capped, roomy(arm), roomy(earlier(arm)))
-    labels = ("ours", "decodes bound by 50,000 tokens and not by memory, as there", "bound by neither")
-    labels = (*labels, "bound by neither, steps of April 2024")
+    there, neither = "decodes bound by 50,000 tokens and not by memory, as there", "bound by neither"
+    labels = ("ours", there, neither, f"{neither}, steps of April 2024")
     title = "OPT-13B on TP 2 + TP 1, 0.2 s and 0.1 s: requests/s for each device"
     made = table(title, ("what", "each percentile by itself", "both objectives"))
     made.add_row("README of the published simulator", f"{EXAMPLE}", NONE)
@@ -188,7 +188,7 @@ def example_table(bench: Bench) -> Table:
     means = (
         sum(rate or 0.0 for rate in rates) / SEEDS for rates in zip(*((f.apart, f.joint) for f in few), strict=True)
     )
-    made.add_row(f"{labels[1]}, 300 requests, mean of {SEEDS} seeds", *map(rate_text, means))
+    made.add_row(f"{there}, 300 requests, mean of {SEEDS} seeds", *map(rate_text, means))
     return made
 
 
@@ -212,8 +212,7 @@ def transfers_table(requests: int) -> Table:
 
 def why_arms(app: Application) -> dict[str, tuple[Resolved, Resolved]]:
     """What else could have been: DistServe's fleet and vLLM's replica."""
-    apart, vllm = placed(app), colocated(app, VLLM)
-    small = app.model == OPT_13B
+    apart, vllm, small = placed(app), colocated(app, VLLM), app.model == OPT_13B
     arms = {"as above": (apart, vllm), "memory to spare": (roomy(apart), roomy(vllm))}
     arms |= {f"vLLM's steps {ms} ms longer": (apart, slower(vllm, ms)) for ms in (10, 20, 30, 40)}
     for tp in (2, 4) if small else (8,):
@@ -274,8 +273,7 @@ def main() -> None:
     """Run the parts that are asked for, and print their tables."""
     given = arguments()
     chosen = [part for part in PARTS if getattr(given, part)] or PARTS
-    out = Console(width=240, highlight=False)
-    began = time.perf_counter()
+    out, began = Console(width=240, highlight=False), time.perf_counter()
     with Workers(given.jobs) as workers:
         bench = Bench(workers, given.requests)
         if "memory" in chosen:
