@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fleets import BLOCK, Group, Lines, fleet
+from splitfleets import BLOCK, Group, Lines, fleet
 from phasewise.core.action import Enter, Outcome, Pull, Run
 from phasewise.core.event import Pulled
 from phasewise.core.message import PromptDone, Release

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from fleets import Lines, fleet, split, together
+from splitfleets import Lines, fleet, split, together
 from phasewise.core.request import Request
 from phasewise.core.spec import DECODE, PREFILL, LinkSpec, PolicySpec, Resolved, Slo
 from phasewise.planner.capacity import capacity, probe
