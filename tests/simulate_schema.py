@@ -55,6 +55,14 @@ class RequestClass(Strict):
     attainment: Attainment
 
 
+class Bubbles(Strict):
+    share: float | None
+    pb1_s: float
+    pb2_s: float
+    pb3_s: float
+    unfilled_s: float
+
+
 class Summary(Strict):
     requests: int
     completed: int
@@ -79,6 +87,7 @@ class Summary(Strict):
     delay_s: Distribution
     scores: Scores
     classes: dict[str, RequestClass] | msgspec.UnsetType = msgspec.UNSET
+    bubbles: Bubbles | msgspec.UnsetType = msgspec.UNSET
 
 
 class Workload(Strict):

@@ -45,6 +45,7 @@ def toy_resolved(
     wire_s: float = 0.0,
     slo: Slo | None = None,
     prefix_cache: bool = False,
+    pp: int = 1,
 ) -> Resolved:
     """A resolved deployment with as many blocks as one says; a sequence of `blocks` or `max_context` is one per replica.
 
@@ -59,7 +60,7 @@ def toy_resolved(
         holds = [min(h, w) for h, w in zip(holds, wanted, strict=True)]
     deployment = Deployment(
         model="toy",
-        replicas=(ReplicaSpec("toy", replicas),),
+        replicas=(ReplicaSpec("toy", replicas, pp=pp),),
         batcher=spec,
         router=catalog.resolved("router", PolicySpec("round-robin")),
         block_tokens=block_tokens,
@@ -67,7 +68,7 @@ def toy_resolved(
         slo=slo or Slo(),
         prefix_cache=prefix_cache,
     )
-    found = tuple(ResolvedReplica(TOY_DEVICE, 1, n, hold) for n, hold in zip(each, holds, strict=True))
+    found = tuple(ResolvedReplica(TOY_DEVICE, 1, n, hold, pp=pp) for n, hold in zip(each, holds, strict=True))
     return Resolved(deployment, TOY_MODEL, found, "toy")
 
 

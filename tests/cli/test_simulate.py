@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import simulate_schema
@@ -59,6 +60,19 @@ def test_a_closed_loop_and_its_classes_in_the_table(capsys: pytest.CaptureFixtur
     assert err == ""
     assert main(["simulate", *FLAGS, "--workload", str(WORKLOADS[-1]), "--rate", "3"]) == 2
     assert "a closed loop has no rate: its users and their thinking make it" in capsys.readouterr().err
+
+
+def test_a_pipeline_from_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", *FLAGS, *CONV, "--pp", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "1 × h100, pp 2 · context" in out
+    assert re.search(r"bubbles +[\d.]+ % of the stages' time · PB1 ", out)
+    found = document(capsys, *FLAGS, *CONV, "--pp", "2", "--tp", "2")
+    assert (found.replicas[0].tp, found.replicas[0].pp) == (2, 2)
+    assert found.summary.completed == 60
+    assert not isinstance(found.summary.bubbles, msgspec.UnsetType)
+    assert main(["simulate", *FLAGS, *CONV, "--pp", "40"]) == 2
+    assert "pp is 40; meta-llama/Llama-3.1-8B has 32 layers: give 1 to 32 stages" in capsys.readouterr().err
 
 
 def test_shared_prompts_without_a_cache_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,7 @@ def simulate(
     model: options.Model = None,
     device: options.Device = None,
     tp: options.Tp = None,
+    pp: options.Pp = None,
     replicas: options.Replicas = None,
     batcher: Annotated[
         str | None, typer.Option(help="See 'phasewise policies'. Default: sarathi.", rich_help_panel=options.WITHOUT)
@@ -93,6 +94,7 @@ def simulate(
         model=model,
         device=device,
         tp=tp,
+        pp=pp,
         replicas=replicas,
         batcher=batcher,
         router=router,

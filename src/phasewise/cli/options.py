@@ -29,7 +29,8 @@ Model = Annotated[
     typer.Option(help="A model's name, such as meta-llama/Llama-3.1-8B, or a config.json.", rich_help_panel=WITHOUT),
 ]
 Device = Annotated[str | None, typer.Option(help="A device's name, such as h100.", rich_help_panel=WITHOUT)]
-Tp = Annotated[int | None, typer.Option(help="Devices a replica. Default: 1.", rich_help_panel=WITHOUT)]
+Tp = Annotated[int | None, typer.Option(help="Devices a stage. Default: 1.", rich_help_panel=WITHOUT)]
+Pp = Annotated[int | None, typer.Option(help="Stages a replica (pipeline). Default: 1.", rich_help_panel=WITHOUT)]
 Replicas = Annotated[int | None, typer.Option(help="Equal replicas. Default: 1.", rich_help_panel=WITHOUT)]
 Router = Annotated[
     str | None, typer.Option(help="See 'phasewise policies'. Default: round-robin.", rich_help_panel=WITHOUT)

@@ -26,6 +26,7 @@ def capacity(
     model: options.Model = None,
     device: options.Device = None,
     tp: options.Tp = None,
+    pp: options.Pp = None,
     replicas: options.Replicas = None,
     router: options.Router = None,
     max_context: options.MaxContext = None,
@@ -74,7 +75,14 @@ def capacity(
     from phasewise.cli.sweep import run as run_sweep
 
     flags = options.given(
-        model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context, latency=latency
+        model=model,
+        device=device,
+        tp=tp,
+        pp=pp,
+        replicas=replicas,
+        router=router,
+        max_context=max_context,
+        latency=latency,
     )
     what = Described(
         deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs
@@ -108,6 +116,7 @@ def compare(
     model: options.Model = None,
     device: options.Device = None,
     tp: options.Tp = None,
+    pp: options.Pp = None,
     replicas: options.Replicas = None,
     router: options.Router = None,
     max_context: options.MaxContext = None,
@@ -132,7 +141,14 @@ def compare(
     from phasewise.cli.compare import run
 
     flags = options.given(
-        model=model, device=device, tp=tp, replicas=replicas, router=router, max_context=max_context, latency=latency
+        model=model,
+        device=device,
+        tp=tp,
+        pp=pp,
+        replicas=replicas,
+        router=router,
+        max_context=max_context,
+        latency=latency,
     )
     what = Described(
         deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs

@@ -25,7 +25,7 @@ from phasewise.workload.source import builtin_names, load
 from phasewise.workload.workload import Workload
 
 # Where each flag's value stands in a deployment, to say how a file's is overridden.
-_KEYS = {"device": "replicas.0.device", "tp": "replicas.0.tp", "replicas": "replicas.0.count"}
+_KEYS = {"device": "replicas.0.device", "tp": "replicas.0.tp", "pp": "replicas.0.pp", "replicas": "replicas.0.count"}
 MAX_SEED = (1 << 63) - 1  # what a log's header holds
 
 
@@ -102,7 +102,8 @@ def described(file: Path | None, flags: dict[str, Any], settings: list[str]) -> 
 
 
 def _from_flags(flags: dict[str, Any]) -> dict[str, Any]:
-    group = {"device": flags["device"], "tp": flags.get("tp", 1), "count": flags.get("replicas", 1)}
+    group = {"device": flags["device"], "count": flags.get("replicas", 1)}
+    group |= {name: flags[name] for name in ("tp", "pp") if name in flags}
     data: dict[str, Any] = {"model": flags["model"], "replicas": [group]}
     return data | {name: flags[name] for name in ("batcher", "router", "max_context", "latency") if name in flags}
 

@@ -83,9 +83,9 @@ class ClusterControl:
         request = event.request
         self._lives[request.id] = life = Life(request)
         out: list[Action] = []
-        self._place(life, now_ns, out)
         if self._patience is not None:
             self._patience.heard(request.id, now_ns, out)
+        self._place(life, now_ns, out)
         return out
 
     def _place(self, life: Life, now_ns: int, out: list[Action], reason: str = "") -> None:
@@ -119,11 +119,11 @@ class ClusterControl:
             out.append(WakeAt(life.not_before_ns))
         elif not self.fleet.hopes(phase, life.refused):
             if life.home != NOWHERE:
-                out.append(Cancel(life.home, life.request.id, life.epoch))
+                self._order(Cancel(life.home, life.request.id, life.epoch), now_ns, out)
             if life.refused and not life.emitted:
-                self._end(life, Outcome.REJECTED, 0, out, reason)
+                self._end(life, Outcome.REJECTED, 0, now_ns, out, reason)
             else:
-                self._end(life, Outcome.FAILED, life.emitted, out, f"no replica is left for {phase}")
+                self._end(life, Outcome.FAILED, life.emitted, now_ns, out, f"no replica is left for {phase}")
             return
         life.waits = True
         self._pending[life.request.id] = life
@@ -150,11 +150,11 @@ class ClusterControl:
         life.gone = True
         out: list[Action] = []
         if life.waits and life.home == NOWHERE:
-            self._end(life, Outcome.CANCELLED, life.delivered, out)
+            self._end(life, Outcome.CANCELLED, life.delivered, now_ns, out)
             return out
         self._stop_waiting(life)
         out.append(Cancel(life.owner, event.request, life.epoch))
-        self._unreserve(life, out)
+        self._unreserve(life, now_ns, out)
         return out
 
     def _current(self, request: int, epoch: int, now_ns: int, out: list[Action]) -> Life | None:
@@ -170,17 +170,19 @@ class ClusterControl:
         out: list[Action] = []
         life = self._current(event.request, event.epoch, now_ns, out)
         if life is not None:
-            self._end(life, Outcome.FINISHED, event.tokens, out)
+            self._end(life, Outcome.FINISHED, event.tokens, now_ns, out)
         return self._again(now_ns, out) if self._pending else out
 
     def _cancelled(self, event: Cancelled, now_ns: int) -> list[Action]:
         out: list[Action] = []
+        if self._patience is not None:
+            self._patience.answered(event)
         life = self._current(event.request, event.epoch, now_ns, out)
         if life is not None and life.gone and event.replica in (life.owner, NOWHERE):
-            self._end(life, Outcome.CANCELLED, max(event.tokens, life.emitted), out)
+            self._end(life, Outcome.CANCELLED, max(event.tokens, life.emitted), now_ns, out)
         return self._again(now_ns, out) if self._pending else out
 
-    def _end(self, life: Life, outcome: Outcome, tokens: int, out: list[Action], reason: str = "") -> None:
+    def _end(self, life: Life, outcome: Outcome, tokens: int, now_ns: int, out: list[Action], reason: str = "") -> None:
         """The life is over: let go of what it may still hold elsewhere."""
         request = life.request.id
         del self._lives[request]
@@ -188,8 +190,8 @@ class ClusterControl:
         if self._patience is not None:
             self._patience.over(request)
         if life.adopting and life.home not in (NOWHERE, life.next):
-            self._release(life.home, life, out)
-        self._unreserve(life, out)
+            self._order(Release(life.home, life.request.id, life.epoch), now_ns, out)
+        self._unreserve(life, now_ns, out)
         out.append(Ended(request, outcome, tokens, reason))
         self._left(life, out)
 
@@ -205,7 +207,7 @@ class ClusterControl:
         if life is None:
             return out
         if life.gone:
-            self._end(life, Outcome.CANCELLED, life.delivered, out)
+            self._end(life, Outcome.CANCELLED, life.delivered, now_ns, out)
             return out
         life.refused += (life.home,)
         self._anew(life, life.delivered, now_ns, out, event.reason)
@@ -213,7 +215,7 @@ class ClusterControl:
 
     def _anew(self, life: Life, delivered: int, now_ns: int, out: list[Action], reason: str = "") -> None:
         """The attempt is dead: begin the next one after the tokens delivered."""
-        self._unreserve(life, out)
+        self._unreserve(life, now_ns, out)
         life.delivered = delivered
         life.epoch += 1
         life.clear()
@@ -258,7 +260,10 @@ class ClusterControl:
     def _reserved(self, event: Reserved, now_ns: int) -> list[Action]:
         out: list[Action] = []
         life = self._current(event.request, event.epoch, now_ns, out)
-        if life is not None and event.replica == life.next and not life.adopting and not life.gone:
+        if life is None or event.replica not in (life.home, life.next):
+            # An order that came late, when the request had gone another way.
+            self._order(Cancel(event.replica, event.request, event.epoch), now_ns, out)
+        elif event.replica == life.next and not life.adopting and not life.gone:
             life.reserved = True
             if life.prompt_done:
                 self._adopt(life, out)
@@ -273,7 +278,7 @@ class ClusterControl:
             life.adopting = life.prompt_done = False
             life.stays = True
             if source not in (NOWHERE, life.home):
-                self._release(source, life, out)
+                self._order(Release(source, event.request, event.epoch), now_ns, out)
                 self._drained(source, out)
         return self._again(now_ns, out) if self._pending else out
 
@@ -293,7 +298,7 @@ class ClusterControl:
         life.failed += (from_,)
         if life.home == NOWHERE:
             if life.gone:
-                self._end(life, Outcome.CANCELLED, life.emitted, out)
+                self._end(life, Outcome.CANCELLED, life.emitted, now_ns, out)
             else:
                 self._anew(life, life.emitted, now_ns, out)
         elif life.gone:
@@ -301,21 +306,21 @@ class ClusterControl:
         elif life.prompt_done:
             self._hand_over(life, now_ns, out)
 
-    def _unreserve(self, life: Life, out: list[Action]) -> None:
+    def _unreserve(self, life: Life, now_ns: int, out: list[Action]) -> None:
         """Let a target go that has not been given the request."""
         if life.next != NOWHERE and not life.adopting:
-            out.append(Cancel(life.next, life.request.id, life.epoch))
+            self._order(Cancel(life.next, life.request.id, life.epoch), now_ns, out)
             life.next = NOWHERE
 
-    def _release(self, replica: int, life: Life, out: list[Action]) -> None:
-        order = Release(replica, life.request.id, life.epoch)
+    def _order(self, order: Release | Cancel, now_ns: int, out: list[Action]) -> None:
+        """An order that stands whatever becomes of the request."""
         out.append(order)
         if self._patience is not None:
-            self._patience.release(order)
+            self._patience.order(order, now_ns, out)
 
     def _released(self, event: Released, now_ns: int) -> list[Action]:
         if self._patience is not None:
-            self._patience.released(event)
+            self._patience.answered(event)
         return []
 
     def _accepted(self, event: Accepted, now_ns: int) -> list[Action]:
@@ -344,7 +349,7 @@ class ClusterControl:
         for request, life in list(self._lives.items()):
             if life.owner == lost:
                 if request in finished:
-                    self._end(life, Outcome.FINISHED, finished[request], out)
+                    self._end(life, Outcome.FINISHED, finished[request], now_ns, out)
                 else:
                     self._bereft(life, max(delivered.get(request, 0), life.emitted), now_ns, out)
             elif life.home == lost:
@@ -361,7 +366,7 @@ class ClusterControl:
             self._back(life, life.next, now_ns, out)
             return
         if life.adopting and life.home not in (NOWHERE, life.next):
-            self._release(life.home, life, out)
+            self._order(Release(life.home, life.request.id, life.epoch), now_ns, out)
         life.adopting = False
         if life.owner == life.home and not self.fleet.present(life.home):
             life.home = NOWHERE
@@ -370,16 +375,24 @@ class ClusterControl:
         self._stop_waiting(life)
         if life.gone:
             life.emitted = delivered
-            self._end(life, Outcome.CANCELLED, delivered, out)
+            self._end(life, Outcome.CANCELLED, delivered, now_ns, out)
         else:
             self._anew(life, delivered, now_ns, out)
 
     def _ready(self, event: Ready, now_ns: int) -> list[Action]:
         self.fleet.ready(event.replica)
+        if self._patience is not None:
+            self._patience.answered(event)
         return self._again(now_ns, [])
 
     def _start(self, event: Start, now_ns: int) -> list[Action]:
-        return self.fleet.start(event.replica)
+        order = self.fleet.start(event.replica)
+        if order is None:
+            return []
+        out: list[Action] = [order]
+        if self._patience is not None:
+            self._patience.order(order, now_ns, out)
+        return out
 
     def _drain(self, event: Drain, now_ns: int) -> list[Action]:
         out: list[Action] = []

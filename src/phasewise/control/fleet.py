@@ -35,12 +35,12 @@ class Fleet:
         self._set(replica, COMING if returns else GONE)
         self.view.emptied(replica)
 
-    def start(self, replica: int) -> list[Action]:
-        """Start a replica that is not there."""
+    def start(self, replica: int) -> Boot | None:
+        """Start a replica, unless it is there."""
         if self.present(replica):
-            return []
+            return None
         self._set(replica, COMING)
-        return [Boot(replica)]
+        return Boot(replica)
 
     def ready(self, replica: int) -> None:
         """The replica has started."""

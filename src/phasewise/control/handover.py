@@ -1,16 +1,30 @@
 """One replica's part in handing requests over: what waits here to be fetched, and what has come or is coming.
 
 Blocks are held on both sides while keys and values are under way. It grants reservations first come first, as soon as the
-blocks are free and not too many of the others wait for a seat; what has landed is seated at step boundaries. It does not know
-why a request moves, or how long the way takes.
+blocks are free and not too many of the others wait for a seat; what has landed is seated at step boundaries. It answers the
+messages of a hand-over for its room, and does not know why a request moves, or how long the way takes.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
+from phasewise.control.ports import Handlers
 from phasewise.core.action import Action, Drop, Enter, Pull
-from phasewise.core.message import Adopted, Reserve, Reserved
+from phasewise.core.event import Pulled, PullFailed
+from phasewise.core.message import (
+    Accepted,
+    Adopt,
+    Adopted,
+    Cancelled,
+    Declined,
+    PromptDone,
+    Release,
+    Released,
+    Reserve,
+    Reserved,
+)
 from phasewise.core.resident import Resident
 from phasewise.core.step import ALL
 from phasewise.core.view import InstanceState
@@ -31,10 +45,30 @@ class Guest:
 class HandOver:
     """The books of one replica. `inside` are those that it serves, `seats` is how many may run at once.
 
-    No guest is granted blocks while the others that are not seated hold `share` of all blocks or more.
+    No guest is granted blocks while the others that are not seated hold `share` of all blocks or more. `known` says what the
+    room has to say of an attempt that it has heard of, `after` makes it think again once something has changed.
     """
 
-    def __init__(self, state: InstanceState, inside: dict[int, Resident], seats: int, share: float) -> None:
+    def __init__(
+        self,
+        replica: int,
+        state: InstanceState,
+        inside: dict[int, Resident],
+        seats: int,
+        share: float,
+        known: Callable[[int, int], list[Action] | None],
+        after: Callable[[int, list[Action]], list[Action]],
+    ) -> None:
+        self.handlers: Handlers = {
+            Reserve: self._reserve,
+            Adopt: self._adopt,
+            Release: self._release,
+            Pulled: self._pulled,
+            PullFailed: self._pull_failed,
+        }
+        self._replica = replica
+        self._known = known
+        self._after = after
         self._state = state
         self._inside = inside
         self._ledger = ledger = state.ledger
@@ -43,10 +77,110 @@ class HandOver:
         self._asked: deque[Guest] = deque()
         self._guests: dict[int, Guest] = {}
 
+    def share(self, inside: dict[int, Resident]) -> None:
+        """Those that the replica serves are another's book."""
+        self._inside = inside
+
+    def knows(self, request: int) -> bool:
+        """Whether a request is on its way here, waits for a seat, or is parked."""
+        landed = any(resident.id == request for resident in self._state.landed)
+        return request in self._guests or request in self._state.parked or landed
+
+    @property
+    def coming(self) -> int:
+        """Requests that have asked for blocks or have them, and no seat yet."""
+        return len(self._guests)
+
     @property
     def waits(self) -> bool:
         """Whether anybody waits for blocks or a seat."""
         return bool(self._asked or self._state.landed)
+
+    def _reserve(self, event: Reserve, now_ns: int) -> list[Action]:
+        request, epoch = event.request.id, event.epoch
+        guest = self.guest(request, epoch)
+        if guest is not None:
+            granted = guest.resident is not None
+            return [Reserved(self._replica, request, epoch) if granted else Accepted(request, epoch)]
+        again = self._known(request, epoch)
+        if again and not isinstance(again[0], Declined):
+            return again
+        known = event.request.prompt_tokens + event.from_token
+        limit = self._state.max_context
+        if known + 1 >= limit:
+            return [Declined(self._replica, request, epoch, f"{known} tokens and two more exceed the {limit} that fit")]
+        return self._after(now_ns, []) if self._ask(event) else []
+
+    def _adopt(self, event: Adopt, now_ns: int) -> list[Action]:
+        request, epoch = event.request, event.epoch
+        out: list[Action] = []
+        guest = self.guest(request, epoch)
+        parked = self.parked(request, epoch)
+        if guest is not None:
+            guest.adopted = True
+            seated = self._land(guest, out)
+        elif parked is not None:
+            seated = self._keep(parked, out)
+        else:
+            word = self._known(request, epoch)
+            if word is None:
+                return [Declined(self._replica, request, epoch, "it is not here")]
+            here = request in self._inside or self._kept(request, epoch) is not None
+            return [Adopted(self._replica, request, epoch)] if here else word
+        return self._after(now_ns, out) if seated else out
+
+    def _pulled(self, event: Pulled, now_ns: int) -> list[Action]:
+        out: list[Action] = []
+        guest = self.guest(event.request, event.epoch)
+        if guest is None:
+            return out
+        guest.pulled = True
+        return self._after(now_ns, out) if self._land(guest, out) else out
+
+    def _pull_failed(self, event: PullFailed, now_ns: int) -> list[Action]:
+        guest = self.guest(event.request, event.epoch)
+        if guest is None:
+            return []
+        guest.pulled = True  # nothing to call off
+        out: list[Action] = [Declined(self._replica, event.request, event.epoch, event.reason)]
+        self._dismiss(event.request, out)
+        return self._after(now_ns, out)
+
+    def _release(self, event: Release, now_ns: int) -> list[Action]:
+        parked = self.parked(event.request, event.epoch)
+        out: list[Action] = [Released(self._replica, event.request, event.epoch)]
+        if parked is None:
+            return out
+        self._forget(parked)
+        return self._after(now_ns, out)
+
+    def word(self, request: int, epoch: int) -> PromptDone | Accepted | None:
+        """What there is to say of a request that is parked, or was and stays; None: it is none of these."""
+        if self._kept(request, epoch) is not None:
+            return Accepted(request, epoch)
+        parked = self.parked(request, epoch)
+        return None if parked is None else PromptDone(self._replica, request, epoch, parked.generated)
+
+    def _kept(self, request: int, epoch: int) -> Resident | None:
+        """One of this attempt that has landed and waits for a seat."""
+        return next((r for r in self._state.landed if r.id == request and r.epoch == epoch), None)
+
+    def leave(self, request: int, epoch: int, out: list[Action]) -> bool:
+        """Let a guest, or one that is parked, go; whether there is one of this attempt."""
+        parked = self.parked(request, epoch)
+        if self.guest(request, epoch) is not None:
+            self._dismiss(request, out)
+            out.append(Cancelled(request, epoch, 0, self._replica))
+        elif parked is not None:
+            self._forget(parked)
+            out.append(Cancelled(request, epoch, parked.generated, self._replica))
+        elif (kept := self._kept(request, epoch)) is not None:
+            self._state.landed.remove(kept)
+            self._ledger.release(kept)
+            out.append(Cancelled(request, epoch, kept.emitted + 1, self._replica))
+        else:
+            return False
+        return True
 
     def parked(self, request: int, epoch: int) -> Resident | None:
         """The parked request of this attempt."""
@@ -58,7 +192,7 @@ class HandOver:
         guest = self._guests.get(request)
         return guest if guest is not None and guest.order.epoch == epoch else None
 
-    def ask(self, order: Reserve) -> bool:
+    def _ask(self, order: Reserve) -> bool:
         """Somebody wants to come. Whether blocks may be granted at the next step boundary: there will not be more by then."""
         guest = Guest(order)
         self._guests[order.request.id] = guest
@@ -80,26 +214,29 @@ class HandOver:
             guest.resident = resident
             resident.computed = known
             ledger.hold(resident, known)
-            out.append(Reserved(guest.order.replica, request.id, epoch))
+            out.append(Reserved(self._replica, request.id, epoch))
             out.append(Pull(request.id, epoch, guest.order.source, known))
 
     def _waiting_blocks(self) -> int:
         return sum(guest.resident.blocks for guest in self._guests.values() if guest.resident is not None)
 
-    def land(self, guest: Guest, out: list[Action]) -> bool:
+    def _land(self, guest: Guest, out: list[Action]) -> bool:
         """If all of a guest is here and it is ours, it waits for a seat from now on: say so. Whether there is one."""
         resident = guest.resident
         if resident is None or not (guest.pulled and guest.adopted):
             return False
-        out.append(Adopted(guest.order.replica, resident.id, resident.epoch))
+        if resident in self._state.landed:
+            out.append(Adopted(self._replica, resident.id, resident.epoch))
+            return False
+        out.append(Adopted(self._replica, resident.id, resident.epoch))
         return self._queue(resident)
 
-    def keep(self, replica: int, resident: Resident, out: list[Action]) -> bool:
+    def _keep(self, resident: Resident, out: list[Action]) -> bool:
         """One that was parked here stays after all; whether there is a seat for it."""
         del self._state.parked[resident.id]
         resident.generated -= 1
         resident.stays = True
-        out.append(Adopted(replica, resident.id, resident.epoch))
+        out.append(Adopted(self._replica, resident.id, resident.epoch))
         return self._queue(resident)
 
     def _queue(self, resident: Resident) -> bool:
@@ -117,7 +254,7 @@ class HandOver:
             state.cohorts[ALL].join(resident)
             out.append(Enter(resident.id, resident.known, ALL))
 
-    def dismiss(self, request: int, out: list[Action]) -> None:
+    def _dismiss(self, request: int, out: list[Action]) -> None:
         """A guest will not stay: free what it holds."""
         guest = self._guests.pop(request)
         if guest.resident is None:
@@ -135,7 +272,7 @@ class HandOver:
         del state.running[resident.id], state.prefilling[resident.id], self._inside[resident.id]
         state.parked[resident.id] = resident
 
-    def forget(self, resident: Resident) -> None:
+    def _forget(self, resident: Resident) -> None:
         """Free what was kept for another replica."""
         del self._state.parked[resident.id]
         self._ledger.release(resident)

@@ -20,23 +20,16 @@ from phasewise.control.reporter import Reporter
 from phasewise.control.told import Told
 from phasewise.core.action import Action, Forget, Interrupt, Perished, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
-from phasewise.core.event import Began, Died, Pulled, PullFailed, StepDone, Woken
+from phasewise.core.event import Began, Died, StepDone, Woken
 from phasewise.core.kv import BlockLedger
 from phasewise.core.message import (
     Accepted,
-    Adopt,
-    Adopted,
     Cancel,
     Cancelled,
-    Declined,
     Finished,
     PromptDone,
     Ready,
     Refused,
-    Release,
-    Released,
-    Reserve,
-    Reserved,
     SetRole,
     Submit,
 )
@@ -69,11 +62,6 @@ class InstanceControl:
             Submit: self._submit,
             Cancel: self._cancel,
             Woken: self._woken,
-            Reserve: self._reserve,
-            Adopt: self._adopt,
-            Release: self._release,
-            Pulled: self._pulled,
-            PullFailed: self._pull_failed,
             SetRole: self._set_role,
             Died: self._died,
             Began: self._began,
@@ -86,7 +74,9 @@ class InstanceControl:
         self._inside: dict[int, Resident] = {}
         self._leaving: dict[int, Resident] = {}
         seats = getattr(batcher, "max_seqs", 1 << 30)
-        self._hand = HandOver(self.state, self._inside, seats, getattr(batcher, "accept_share", 1.0))
+        share = getattr(batcher, "accept_share", 1.0)
+        self._hand = HandOver(replica, self.state, self._inside, seats, share, self._known, self._after)
+        self.handlers |= self._hand.handlers
         self._passing = False
         self._reporter = reporter
         self._told = None if forgetful else Told()
@@ -94,6 +84,17 @@ class InstanceControl:
         self._waking = False
         self._alarm_ns = -1
         self._groups = self.state.groups
+
+    @property
+    def states(self) -> tuple[InstanceState, ...]:
+        """What its batcher sees: one state, where a pipeline has several."""
+        return (self.state,)
+
+    def _share(self, inside: dict[int, Resident], told: Told | None) -> None:
+        """Count the same requests as its own, and remember the same words, as another room of the replica."""
+        self._inside = inside
+        self._hand.share(inside)
+        self._told = told
 
     def _submit(self, event: Submit, now_ns: int) -> list[Action]:
         request = event.request
@@ -119,8 +120,8 @@ class InstanceControl:
         """What there is to say of an attempt that this replica has heard of before; None: it has not."""
         if self._told is not None and (word := self._told.again(request, epoch)) is not None:
             return word
-        if (parked := self._hand.parked(request, epoch)) is not None:
-            return [PromptDone(self.replica, request, epoch, parked.generated)]
+        if (here := self._hand.word(request, epoch)) is not None:
+            return [here]
         resident = self._inside.get(request)
         if resident is None:
             return None
@@ -139,24 +140,20 @@ class InstanceControl:
                 self._leaving[request] = resident
                 return self._nudge(now_ns, False)
             self._drop(resident, out)
-        elif self._hand.guest(request, epoch) is not None:
-            self._hand.dismiss(request, out)
-            out.append(Cancelled(request, epoch, 0, self.replica))
-        elif (parked := self._hand.parked(request, epoch)) is not None:
-            self._hand.forget(parked)
-            out.append(Cancelled(request, epoch, parked.generated, self.replica))
-        elif self._told is not None:
-            return self._told.again(request, epoch) or self._say([Cancelled(request, epoch, 0, self.replica)])
-        else:
-            return []
-        return self._after(now_ns, self._say(out))
+        elif not self._hand.leave(request, epoch, out):
+            if self._told is None:
+                return []
+            again = self._told.again(request, epoch)
+            return self._say([Cancelled(request, epoch, 0, self.replica)]) if again is None else again
+        return self._after(now_ns, out)
 
     def _say(self, out: list[Action]) -> list[Action]:
         """The same actions, the last words among them remembered."""
         return out if self._told is None else self._told.keep(out)
 
     def _after(self, now_ns: int, out: list[Action]) -> list[Action]:
-        """Something changed for good: think again at the next step boundary, and report it."""
+        """Something changed: remember what was said of it, think again at the next step boundary, and report it."""
+        out = self._say(out)
         out += self._nudge(now_ns, False)
         if self._reporter is not None:
             self._report(now_ns, out)
@@ -164,64 +161,7 @@ class InstanceControl:
 
     def _report(self, now_ns: int, out: list[Action]) -> None:
         assert self._reporter is not None
-        self._reporter.tell(self.state, self._lanes[0], now_ns, out)
-
-    def _reserve(self, event: Reserve, now_ns: int) -> list[Action]:
-        request, epoch = event.request.id, event.epoch
-        guest = self._hand.guest(request, epoch)
-        if guest is not None:
-            granted = guest.resident is not None
-            return [Reserved(self.replica, request, epoch) if granted else Accepted(request, epoch)]
-        if (again := self._known(request, epoch)) is not None:
-            return again
-        known = event.request.prompt_tokens + event.from_token
-        if known + 1 >= self.state.max_context:
-            reason = f"{known} tokens and two output tokens exceed the {self.state.max_context} that fit"
-            return self._say([Declined(self.replica, request, epoch, reason)])
-        return self._nudge(now_ns, False) if self._hand.ask(event) else []
-
-    def _adopt(self, event: Adopt, now_ns: int) -> list[Action]:
-        request, epoch = event.request, event.epoch
-        out: list[Action] = []
-        guest = self._hand.guest(request, epoch)
-        parked = self._hand.parked(request, epoch)
-        if guest is not None:
-            guest.adopted = True
-            seated = self._hand.land(guest, out)
-        elif parked is not None:
-            seated = self._hand.keep(self.replica, parked, out)
-        elif request in self._inside:
-            return [Adopted(self.replica, request, epoch)]
-        else:
-            again = None if self._told is None else self._told.again(request, epoch)
-            return [Declined(self.replica, request, epoch, "it is not here")] if again is None else again
-        return self._after(now_ns, out) if seated else out
-
-    def _pulled(self, event: Pulled, now_ns: int) -> list[Action]:
-        out: list[Action] = []
-        guest = self._hand.guest(event.request, event.epoch)
-        if guest is None:
-            return out
-        guest.pulled = True
-        return self._after(now_ns, out) if self._hand.land(guest, out) else out
-
-    def _pull_failed(self, event: PullFailed, now_ns: int) -> list[Action]:
-        guest = self._hand.guest(event.request, event.epoch)
-        if guest is None:
-            return []
-        guest.pulled = True  # nothing to call off
-        out: list[Action] = []
-        self._hand.dismiss(event.request, out)
-        out.append(Declined(self.replica, event.request, event.epoch, event.reason))
-        return self._after(now_ns, self._say(out))
-
-    def _release(self, event: Release, now_ns: int) -> list[Action]:
-        parked = self._hand.parked(event.request, event.epoch)
-        out: list[Action] = [Released(self.replica, event.request, event.epoch)]
-        if parked is None:
-            return out
-        self._hand.forget(parked)
-        return self._after(now_ns, out)
+        self._reporter.tell(self.states, self._lanes[0], now_ns, out)
 
     def _set_role(self, event: SetRole, now_ns: int) -> list[Action]:
         self.state.role = event.role
@@ -287,10 +227,10 @@ class InstanceControl:
                 if self._leaving:
                     self._leaving.pop(request, None)
                 out.append(Finished(request, resident.epoch, resident.generated))
-        if self._passing:
-            self._part(plan, out)
         if self._leaving:
             self._leave(out)
+        if self._passing:
+            self._part(plan, out)
         if self._told is not None:
             self._told.keep(out)
         if self._inside or self._hand.waits:
@@ -366,7 +306,7 @@ class InstanceControl:
         if self._hand.waits:
             self._hand.grant(out)
             self._hand.seat(out)
-            if not self._inside:
+            if not (state.running or state.waiting):
                 return out
         if not alone:
             state.free_lanes = tuple(i for i, lane in lanes.items() if lane.run is None)

@@ -2,63 +2,76 @@
 
 from __future__ import annotations
 
-from phasewise.core.action import Action, WakeAt
-from phasewise.core.message import Release, Released
+from phasewise.core.action import Action, Boot, WakeAt
+from phasewise.core.message import Cancel, Cancelled, Ready, Release, Released
+
+Order = Release | Cancel | Boot
+Answer = Released | Cancelled | Ready
+"""Orders that may outlive the attempt that they are about, and what answers them."""
+
+_LOOKS = 4  # at most so often in the time of one patience
 
 
 class Patience:
-    """After `patience_ns` without word of a request, its orders are repeated. One alarm for all: the longest silence's end."""
+    """After `patience_ns` without word of a request its orders are repeated, after twice as long again, and so on."""
 
-    __slots__ = ("_armed", "_patience_ns", "_releases", "_said")
+    __slots__ = ("_alarm_ns", "_orders", "_patience_ns", "_silent")
 
     def __init__(self, patience_ns: int) -> None:
         self._patience_ns = patience_ns
-        # request -> when there was last word of it, the longest silence first
-        self._said: dict[int, int] = {}
-        self._releases: dict[tuple[int, int], Release] = {}
-        self._armed = False
+        # request -> since when there has been no word of it, and for how long that may be
+        self._silent: dict[int, tuple[int, int]] = {}
+        # (replica, request; -1: of the replica itself) -> an order that outlives its request, repeated until it is answered
+        self._orders: dict[tuple[int, int], tuple[Order, int, int]] = {}
+        self._alarm_ns = -1  # none is set
 
     def heard(self, request: int, now_ns: int, out: list[Action]) -> None:
         """There is word of a request."""
-        self._said.pop(request, None)
-        self._said[request] = now_ns
-        self.arm(now_ns, out)
+        self._silent[request] = now_ns, self._patience_ns
+        self._arm(now_ns, out)
 
     def over(self, request: int) -> None:
         """No more word is expected of it."""
-        self._said.pop(request, None)
+        self._silent.pop(request, None)
 
-    def release(self, order: Release) -> None:
-        """Repeat this order as well, until it is answered; its request may be over long before."""
-        self._releases[order.replica, order.request] = order
+    def order(self, order: Order, now_ns: int, out: list[Action]) -> None:
+        """Repeat this order as well."""
+        self._orders[_key(order)] = order, now_ns, self._patience_ns
+        self._arm(now_ns, out)
 
-    def released(self, event: Released) -> None:
-        """It is answered."""
-        self._releases.pop((event.replica, event.request), None)
+    def answered(self, event: Answer) -> None:
+        """Such an order is answered."""
+        self._orders.pop(_key(event), None)
 
     def lost(self, replica: int) -> None:
         """A replica is lost, and with it whatever it was to release."""
-        self._releases = {key: order for key, order in self._releases.items() if key[0] != replica}
+        self._orders = {key: found for key, found in self._orders.items() if key[0] != replica}
 
     def due(self, now_ns: int, out: list[Action]) -> list[int]:
-        """The requests whose silence is too long; the releases to repeat are put to `out`, and the next alarm is set."""
-        self._armed = False
-        found = []
-        for request, said_ns in self._said.items():
-            if said_ns + self._patience_ns > now_ns:
-                break
-            found.append(request)
+        """The requests whose silence is too long; the other orders to repeat are put to `out`, and the next alarm is set."""
+        if now_ns < self._alarm_ns or self._alarm_ns < 0:
+            return []
+        self._alarm_ns = -1
+        found = [request for request, (since_ns, wait_ns) in self._silent.items() if since_ns + wait_ns <= now_ns]
         for request in found:
-            del self._said[request]
-            self._said[request] = now_ns
-        out += self._releases.values()
-        self.arm(now_ns, out)
+            self._silent[request] = now_ns, 2 * self._silent[request][1]
+        for key, (order, since_ns, wait_ns) in self._orders.items():
+            if since_ns + wait_ns <= now_ns:
+                self._orders[key] = order, now_ns, 2 * wait_ns
+                out.append(order)
+        self._arm(now_ns, out)
         return found
 
-    def arm(self, now_ns: int, out: list[Action]) -> None:
-        """Set the alarm, unless it is set or nothing is awaited."""
-        if self._armed or not (self._said or self._releases):
+    def _arm(self, now_ns: int, out: list[Action]) -> None:
+        """Set the alarm, unless it is set or nothing is awaited. It may come too early, never too late."""
+        if self._alarm_ns >= 0:
             return
-        self._armed = True
-        oldest_ns = next(iter(self._said.values()), now_ns)
-        out.append(WakeAt(max(oldest_ns, now_ns - self._patience_ns + 1) + self._patience_ns))
+        due = [since_ns + wait_ns for since_ns, wait_ns in self._silent.values()]
+        due += [since_ns + wait_ns for _, since_ns, wait_ns in self._orders.values()]
+        if due:
+            self._alarm_ns = max(min(due), now_ns + self._patience_ns // _LOOKS, now_ns + 1)
+            out.append(WakeAt(self._alarm_ns))
+
+
+def _key(order: Order | Answer) -> tuple[int, int]:
+    return order.replica, -1 if isinstance(order, Boot | Ready) else order.request

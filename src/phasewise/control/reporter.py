@@ -6,6 +6,8 @@ reads the report later can go on from there. A report is the same whether steps 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from phasewise.control.lane import Lane
 from phasewise.core.action import Action, Run, WakeAt
 from phasewise.core.message import Report
@@ -30,16 +32,14 @@ class Reporter:
         self._last: tuple[int, ...] = ()
         self.taken = 0
 
-    def tell(self, state: InstanceState, lane: Lane, now_ns: int, out: list[Action]) -> None:
-        """Report if anything has changed since the last time and it is time; otherwise when it is."""
-        now = (
-            self.taken,
-            len(state.waiting),
-            len(state.running),
-            len(state.prefilling),
-            len(state.parked),
-            len(state.landed),
-        )
+    def tell(self, states: Sequence[InstanceState], lane: Lane | None, now_ns: int, out: list[Action]) -> None:
+        """Report if anything has changed since the last time and it is time; otherwise when it is.
+
+        `states` share one queue and one ledger; `lane` is what is in flight, None where no progress is told of.
+        """
+        now: tuple[int, ...] = (self.taken, len(states[0].waiting))
+        for state in states:
+            now += (len(state.running), len(state.prefilling), len(state.parked), len(state.landed))
         if now_ns >= self._next_ns:
             self._armed = False
         if now == self._last or self._armed:
@@ -50,16 +50,19 @@ class Reporter:
             return
         self._last = now
         self._next_ns = now_ns + self._every_ns
-        out.append(self._report(state, lane, now_ns))
+        out.append(self._report(states, lane, now_ns))
 
-    def _report(self, state: InstanceState, lane: Lane, now_ns: int) -> Report:
-        queued = sum(r.remaining for r in state.waiting) + sum(r.remaining for r in state.prefilling.values())
-        decodes = sum(cohort.count for cohort in state.cohorts.values())
-        context = sum(cohort.context for cohort in state.cohorts.values())
-        free = state.ledger.free
-        run = lane.run
-        if run is None:
-            return Report(self._replica, now_ns, self.taken, len(state.waiting), queued, decodes, context, free)
+    def _report(self, states: Sequence[InstanceState], lane: Lane | None, now_ns: int) -> Report:
+        waiting, free = states[0].waiting, states[0].ledger.free
+        queued = sum(r.remaining for r in waiting)
+        decodes = context = 0
+        for state in states:
+            queued += sum(r.remaining for r in state.prefilling.values())
+            decodes += sum(cohort.count for cohort in state.cohorts.values())
+            context += sum(cohort.context for cohort in state.cohorts.values())
+        run = None if lane is None else lane.run
+        if lane is None or run is None:
+            return Report(self._replica, now_ns, self.taken, len(waiting), queued, decodes, context, free)
         done, next_ns, step_ns, slope_ns = progress(self._belief, run, lane.began_ns, now_ns)
         chunk = sum(chunk.tokens for chunk in run.plan.chunks)
         if run.repeat != 1:
@@ -68,7 +71,7 @@ class Reporter:
             replica=self._replica,
             at_ns=now_ns,
             taken=self.taken,
-            waiting=len(state.waiting),
+            waiting=len(waiting),
             queued=queued - done * chunk,
             decodes=decodes,
             context=context + done * run.decodes,

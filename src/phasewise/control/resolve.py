@@ -130,14 +130,15 @@ def _replica(deployment: Deployment, spec: ModelSpec, number: int, where: str | 
         raise InputError(f"a group of {group.count} replicas; give 1 to 10000", where)
     found = device(group.device, where)
     try:
-        blocks = kv_blocks(spec, found, group.tp, group.memory_utilisation, deployment.block_tokens)
+        blocks = kv_blocks(spec, found, group.tp, group.memory_utilisation, deployment.block_tokens, pp=group.pp)
     except InputError as error:
         raise InputError(str(error), where) from None
+    degrees = f"tp {group.tp}, pp {group.pp}" if group.pp > 1 else f"tp {group.tp}"
     usable = (blocks - int(watermark * blocks)) * deployment.block_tokens
     limit = min(deployment.max_context or spec.max_context, usable)
     if deployment.max_context is not None and limit < deployment.max_context:
         raise InputError(
-            f"max_context is {deployment.max_context}; the KV memory of {found.name} (tp {group.tp}) holds {usable}",
+            f"max_context is {deployment.max_context}; the KV memory of {found.name} ({degrees}) holds {usable}",
             where,
         )
     times = step_times(deployment, spec, found, group.tp, where)

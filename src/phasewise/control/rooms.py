@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from phasewise.control.cluster import ClusterControl
 from phasewise.control.instance import InstanceControl
+from phasewise.control.pipeline import PipelineControl
 from phasewise.control.reporter import Reporter
 from phasewise.core.kv import BlockLedger
 from phasewise.core.prefix import PrefixLedger
@@ -31,7 +32,9 @@ def open_cluster(resolved: Resolved, seed: int = 0) -> ClusterControl:
     return ClusterControl(router, [r.role for r in replicas], [r.blocks for r in replicas], patience_ns)
 
 
-def open_instance(resolved: Resolved, replica: int, beliefs: Beliefs | None = None) -> InstanceControl:
+def open_instance(
+    resolved: Resolved, replica: int, beliefs: Beliefs | None = None
+) -> InstanceControl | PipelineControl:
     """The room of one replica, with a batcher and a ledger of its own. `beliefs`: a copy of the simulator's physics if None."""
     deployment = resolved.deployment
     spec = resolved.replicas[replica]
@@ -43,4 +46,6 @@ def open_instance(resolved: Resolved, replica: int, beliefs: Beliefs | None = No
         belief = latency_model(deployment, resolved.model, spec) if beliefs is None else beliefs(replica)
         reporter = Reporter(replica, to_ns(deployment.report_s), belief)
     forgetful = deployment.patience_s is None
+    if spec.pp > 1:
+        return PipelineControl(batcher, ledger, spec.max_context, spec.pp, replica, reporter, forgetful)
     return InstanceControl(batcher, ledger, spec.max_context, 1, replica, reporter, forgetful)

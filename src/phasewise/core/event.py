@@ -31,13 +31,15 @@ class Gone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
 class StepDone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
     """From the executor: the run `run` on `lane` is over, its steps taking the times in `pieces`.
 
-    `ended` lists the requests that emitted their last token in the final step, in the order of the executor's book.
+    `ended` lists the requests that emitted their last token in the final step, in the order of the executor's book. `bubble_ns`
+    is how long the stages of a pipeline, summed, stood idle for it after the micro-batch before it.
     """
 
     lane: int
     run: int
     pieces: tuple[Piece, ...]
     ended: tuple[int, ...] = ()
+    bubble_ns: int = 0
 
 
 class Woken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):

@@ -170,15 +170,22 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         stored = math.ceil(experts * WEIGHT_BYTES[self.expert_dtype]) + matrices * WEIGHT_BYTES[self.matrix_dtype]
         return math.ceil(stored) + rest * self.dtype_bytes
 
-    def weights(self, tp: int = 1) -> Weights:
-        """Weights on the fullest of `tp` devices: heads, widths and vocabulary split, norms and routers on each."""
+    def weights(self, tp: int = 1, first: bool = True, last: bool = True) -> Weights:
+        """Weights on the fullest of `tp` devices: heads, widths and vocabulary split, norms and routers on each.
+
+        Of a part of the model, the embedding is with the `first` layers, the last norm and the head with the `last` ones.
+        """
         moe, up = self.moe, 2 if self.gated_ffn else 1
         expert_layers = self.layers - moe.dense_layers if moe else 0
         dense_layers = self.layers - expert_layers
         attention, plain = self._attention(tp)
         ffn = -(-self.ffn // tp)
         matrices = self.layers * attention + dense_layers * (up + 1) * self.hidden * ffn
-        rest = self.layers * plain + dense_layers * (up * ffn + self.hidden) * self.ffn_bias + self._outside(tp)
+        rest = (
+            self.layers * plain
+            + dense_layers * (up * ffn + self.hidden) * self.ffn_bias
+            + self._outside(tp, first, last)
+        )
         experts = 0
         if moe:
             wide, shared = -(-moe.ffn // tp), -(-moe.shared_ffn // tp)
@@ -203,7 +210,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         plain += (q + 2 * kv) * self.attention_bias + h * self.attention_out_bias + 2 * self.head_dim * self.qk_norm
         return h * (q + 2 * kv) + q * h, plain
 
-    def _outside(self, tp: int) -> int:
+    def _outside(self, tp: int, first: bool, last: bool) -> int:
         """Weights outside the layers: embeddings, head, positions, the last norm and the embedding's."""
-        tables = -(-self.vocab // tp) * (1 if self.tied_embeddings else 2) + self.learned_positions
-        return (tables + (1 + self.embedding_norm) * (1 + self.norm_bias)) * self.hidden
+        tables = first + last - (first and last and self.tied_embeddings)
+        rows = -(-self.vocab // tp) * tables + first * self.learned_positions
+        return (rows + (last + first * self.embedding_norm) * (1 + self.norm_bias)) * self.hidden

@@ -69,6 +69,9 @@ class StepTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `mixed_context_us` for each token of context that these read, because some attention kernels are slower at decodes beside
     a chunk. With `mixed_factor` such a step takes instead that many times what its tokens would take as prompt tokens, decodes
     counted as one each. `decode` holds one part, or several split by `below_batch`.
+
+    The stages of a pipeline share these times evenly, but for what is said here: of a step with prompt chunks every stage pays
+    `stage_us` anew; of any step the first alone pays `first_us`, and `first_context_us` for each token of context that is read.
     """
 
     kind: str
@@ -83,3 +86,6 @@ class StepTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mixed_sequence_us: float = 0.0
     mixed_context_us: float = 0.0
     mixed_factor: float | None = None
+    stage_us: float = 0.0
+    first_us: float = 0.0
+    first_context_us: float = 0.0

@@ -172,6 +172,9 @@ def check(times: StepTimes, where: str | None = None) -> None:
         value = getattr(times, name)
         if not 0 <= value < inf or (value and times.mixed_factor is not None):
             raise InputError(f"{name} is {value}; give microseconds, 0 or more, and none beside a mixed_factor", where)
+    for name in ("stage_us", "first_us", "first_context_us"):
+        if not 0 <= getattr(times, name) < inf:
+            raise InputError(f"{name} is {getattr(times, name)}; give microseconds, 0 or more", where)
     if times.tp is not None and times.tp < 1:
         raise InputError(f"tp is {times.tp}; give a number of devices", where)
 

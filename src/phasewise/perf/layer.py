@@ -16,12 +16,21 @@ class LayerTimes:
     """Layers, embedding and head of `model` on `tp` devices; arguments as `Roofline`'s, `host_ns` in nanoseconds."""
 
     def __init__(
-        self, model: ModelSpec, device: DeviceSpec, tp: int, efficiency: Efficiency, host_ns: float, tile: int
+        self,
+        model: ModelSpec,
+        device: DeviceSpec,
+        tp: int,
+        efficiency: Efficiency,
+        host_ns: float,
+        tile: int,
+        first: bool = True,
+        last: bool = True,
     ) -> None:
         self._model, self._device, self._tp, self._efficiency = model, device, tp, efficiency
         self._part = shard(model, tp)
         self._stored = model.weight_dtype
         self._host_ns, self._tile = host_ns, tile
+        self._first, self._last = first, last
 
     def linear_ns(self, tokens: int) -> float:
         """Everything that depends on the step's tokens alone, host time included; at least 1 ns."""
@@ -39,7 +48,9 @@ class LayerTimes:
         def layer(ffn: float, activation: float) -> float:
             return products + ffn + model.norms * norm + rotation + activation + reduces * reduce
 
-        embed = elementwise_ns(device, fit, 2.0 * h * row) + reduce + norm
+        embed = elementwise_ns(device, fit, 2.0 * h * row) + reduce if self._first else 0.0
+        if self._last:
+            embed += norm
         experts = model.layers - model.moe.dense_layers if model.moe else 0
         time = self._host_ns + (model.layers - experts) * layer(*self._feed_forward(tokens, part.ffn))
         if model.moe:
@@ -100,7 +111,7 @@ class LayerTimes:
     def head_ns(self, emitting: int) -> float:
         """The vocabulary's matrix for the sequences that emit a token in this step."""
         time = 0.0
-        if emitting:
+        if emitting and self._last:
             logits = float(emitting * self._model.vocab * self._model.dtype_bytes)
             time = self._gemm(emitting, self._part.vocab, self._model.hidden)
             time += all_gather_ns(self._device, self._efficiency, self._tp, logits)

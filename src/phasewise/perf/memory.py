@@ -16,13 +16,18 @@ Blocks hold every layer's keys and values for every token, also in layers whose 
 a sequence as if all attention were full. An engine that frees what has left the window holds more sequences than this;
 `ModelSpec.kv_bytes` says how little a sequence needs at least. A latent cache is one vector for all heads, so each
 device of a tensor-parallel replica holds the whole of it.
+
+Of a pipeline each device holds the weights, and the keys and values, of its stage's layers alone; all stages keep as many
+blocks as the fullest has room for. The reserve is that of one stage, the logits with the last.
 """
 
 from __future__ import annotations
 
 from phasewise.core.errors import InputError
 from phasewise.core.spec import DeviceSpec, ModelSpec
+from phasewise.core.view import MOST_COHORTS
 from phasewise.perf.shard import shard
+from phasewise.perf.stages import Stage, stages
 
 GIB = 1 << 30
 FIXED_RESERVE_BYTES = 2 * GIB
@@ -41,8 +46,11 @@ def kv_bytes_per_token(model: ModelSpec, tp: int = 1) -> int:
     return model.layers * (model.kv_width if model.latent else 2 * part.kv) * model.kv_dtype_bytes
 
 
-def reserve_bytes(model: ModelSpec, tp: int, max_step_tokens: int) -> int:
-    """Bytes that each device keeps for a step of up to `max_step_tokens` tokens, and for what is not the model."""
+def reserve_bytes(model: ModelSpec, tp: int, max_step_tokens: int, last: bool = True) -> int:
+    """Bytes that each device keeps for a step of up to `max_step_tokens` tokens, and for what is not the model.
+
+    The logits are with the `last` stage.
+    """
     part = shard(model, tp)
     ways = 3 if model.gated_ffn else 2
     inner = ways * part.ffn
@@ -50,7 +58,7 @@ def reserve_bytes(model: ModelSpec, tp: int, max_step_tokens: int) -> int:
         chosen = model.moe.per_token * (ways * part.expert_ffn + model.hidden)
         inner = max(inner * (model.moe.dense_layers > 0), chosen + ways * part.shared_ffn)
     width = 4 * model.hidden + part.q + 2 * part.kv + inner
-    logits = min(MAX_EMITTING, max_step_tokens) * part.vocab * 8
+    logits = min(MAX_EMITTING, max_step_tokens) * part.vocab * 8 * last
     return FIXED_RESERVE_BYTES + max_step_tokens * width * model.dtype_bytes + logits
 
 
@@ -61,35 +69,56 @@ def kv_blocks(
     memory_utilisation: float = 0.9,
     block_tokens: int = 16,
     max_step_tokens: int = 2048,
+    pp: int = 1,
 ) -> int:
-    """Blocks of `block_tokens` tokens that a replica of `tp` devices can hold, at least 1.
+    """Blocks of `block_tokens` tokens that a replica of `pp` stages of `tp` devices can hold, at least 1.
 
-    Raises InputError if the model does not fit: with what is needed, what is there, and which `tp` would fit.
+    Raises InputError if the model does not fit: with what is needed, what is there, and which `tp` or `pp` would fit.
     """
     if not 0 < memory_utilisation <= 1:
         raise InputError(f"memory_utilisation must be above 0 and at most 1, not {memory_utilisation}")
     if block_tokens < 1 or max_step_tokens < 1:
         raise InputError(f"block_tokens {block_tokens} and max_step_tokens {max_step_tokens} must be at least 1")
     there = int(device.memory_gib * GIB * memory_utilisation)
-    blocks = _free(model, tp, there, max_step_tokens) // (kv_bytes_per_token(model, tp) * block_tokens)
+    shard(model, tp)  # refuses a degree that does not divide
+    parts = stages(model, pp)
+    blocks, fullest = min(
+        ((_blocks(part, tp, there, max_step_tokens, block_tokens), i) for i, part in enumerate(parts))
+    )
     if blocks >= 1:
         return blocks
-    needed = there - _free(model, tp, there, max_step_tokens) + kv_bytes_per_token(model, tp) * block_tokens
+    part = parts[fullest]
+    block = kv_bytes_per_token(part.model, tp) * block_tokens
+    needed = there - _free(part, tp, there, max_step_tokens) + block
+    weights = part.model.bytes_of(part.model.weights(tp, part.first, part.last))
+    degrees = f"tp {tp}, pp {pp}" if pp > 1 else f"tp {tp}"
     raise InputError(
-        f"{model.name} does not fit on {device.name} with tp {tp}: it needs {needed / GIB:.1f} GiB a device "
-        f"({weight_bytes(model, tp) / GIB:.1f} of them weights), {there / GIB:.1f} GiB may be used; "
-        + _remedy(model, there, max_step_tokens, block_tokens)
+        f"{model.name} does not fit on {device.name} with {degrees}: it needs {needed / GIB:.1f} GiB a device "
+        f"({weights / GIB:.1f} of them weights), {there / GIB:.1f} GiB may be used; "
+        + _remedy(model, tp, pp, there, max_step_tokens, block_tokens)
     )
 
 
-def _free(model: ModelSpec, tp: int, there: int, max_step_tokens: int) -> int:
-    return there - weight_bytes(model, tp) - reserve_bytes(model, tp, max_step_tokens)
+def _free(part: Stage, tp: int, there: int, max_step_tokens: int) -> int:
+    weights = part.model.bytes_of(part.model.weights(tp, part.first, part.last))
+    return there - weights - reserve_bytes(part.model, tp, max_step_tokens, part.last)
 
 
-def _remedy(model: ModelSpec, there: int, max_step_tokens: int, block_tokens: int) -> str:
-    for tp in range(1, model.q_heads + 1):
-        if model.q_heads % tp == 0:
-            block = kv_bytes_per_token(model, tp) * block_tokens
-            if _free(model, tp, there, max_step_tokens) >= block:
-                return f"tp {tp} would fit"
+def _blocks(part: Stage, tp: int, there: int, max_step_tokens: int, block_tokens: int) -> int:
+    """Blocks for which a device of one stage has room; below 0 if not even its weights fit."""
+    return _free(part, tp, there, max_step_tokens) // (kv_bytes_per_token(part.model, tp) * block_tokens)
+
+
+def _remedy(model: ModelSpec, tp: int, pp: int, there: int, max_step_tokens: int, block_tokens: int) -> str:
+    """The least `tp` with which it would fit, or else the least `pp`."""
+
+    def fits(tp: int, pp: int) -> bool:
+        return all(_blocks(part, tp, there, max_step_tokens, block_tokens) >= 1 for part in stages(model, pp))
+
+    for degree in range(1, model.q_heads + 1):
+        if model.q_heads % degree == 0 and fits(degree, pp):
+            return f"tp {degree} would fit"
+    for degree in range(pp + 1, min(model.layers, MOST_COHORTS) + 1):
+        if fits(tp, degree):
+            return f"pp {degree} would fit"
     return "no tp would fit"

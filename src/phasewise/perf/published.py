@@ -6,8 +6,8 @@
     decode  = a + b * t + c * n + overhead            t: context tokens with the new ones, n: sequences
     overhead = 2 + 0.0001 * context tokens            the engine's, each iteration on the first pipeline stage
 
-Decode has one fit below 95 sequences and another from there on; the 1 ms is a constant for each pipeline stage, of which
-there is one here; in prefill the context tokens are those of the prompts.
+Decode has one fit below 95 sequences and another from there on; in prefill the context tokens are those of the prompts. In a
+pipeline the fit itself is divided by the stages; the 1 ms is taken to be a constant of each stage.
 
 Ours: a chunk of q tokens after c computed ones counts (c + q)^2 - c^2 towards t2 and c + q towards the context, so that the
 chunks of a prompt sum to its square; a step with chunks and decodes is the sum of both less the smaller of the two constants.
@@ -110,6 +110,9 @@ def _distserve(key: Key, row: dict[str, Any]) -> StepTimes:
         model=key[0],
         device=key[1],
         tp=key[2],
+        stage_us=_PREFILL_MS * _US,
+        first_us=_OVERHEAD_MS * _US,
+        first_context_us=_OVERHEAD_CONTEXT_MS * _US,
     )
 
 

@@ -45,7 +45,8 @@ class Roofline:
     """Step times of `model` on `tp` devices; a `LatencyModel`.
 
     `host_s` is the time of a step outside the device, seconds (None: the efficiency's default); `tile` rounds the
-    rows of matrix products up to whole tiles (0: no rounding). Raises InputError for a `tp` that does not split the
+    rows of matrix products up to whole tiles (0: no rounding). Of a part of a model (see `pipeline`), the embedding is with
+    the `first` layers, the last norm and the head with the `last` ones. Raises InputError for a `tp` that does not split the
     heads, for `tp` above 1 on a device without a link, and for a negative time or tile.
     """
 
@@ -57,6 +58,8 @@ class Roofline:
         efficiency: Efficiency,
         host_s: float | None = None,
         tile: int = 0,
+        first: bool = True,
+        last: bool = True,
     ) -> None:
         host = efficiency.host_s if host_s is None else host_s
         if not 0 <= host < float("inf"):
@@ -67,7 +70,7 @@ class Roofline:
             raise InputError(f"tp {tp} needs a link between devices, and {device.name} has none")
         self._model, self._device, self._tp, self._efficiency = model, device, tp, efficiency
         self._part = shard(model, tp)
-        self._layers = LayerTimes(model, device, tp, efficiency, host * NS_PER_S, tile)
+        self._layers = LayerTimes(model, device, tp, efficiency, host * NS_PER_S, tile, first, last)
         # Filled on demand: the hot path only looks up, multiplies and adds.
         self._by_tokens: dict[int, float] = {}
         self._by_emitting: dict[int, float] = {}

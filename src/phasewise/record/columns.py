@@ -52,11 +52,13 @@ STEPS = np.dtype(
         ("cohorts", "<u8"),
         ("lane", "<i2"),
         ("forced", "u1"),
+        ("bubble_ns", "<i8"),
     ]
 )
 """`steps` iterations from start to end, each `slope_ns` longer than the one before; `decodes` and `prefill` tokens in each.
 
-Bit i of `cohorts` stands for the i-th cohort that the replica's log names; `forced` plans are 1.
+Bit i of `cohorts` stands for the i-th cohort that the replica's log names; `forced` plans are 1. Rows are in the order of their
+ends; those of a pipeline overlap in time. `bubble_ns`: see `core.event.StepDone`.
 """
 
 SPANS = np.dtype(
@@ -100,7 +102,7 @@ _TRANSFER = struct.Struct("<iiqqq").pack
 _CHANGE = struct.Struct("<qiB").pack
 _EVENTS: dict[type, str] = {Lost: "lost", Ready: "serving", Drain: "draining"}
 _ACTIONS: dict[type, str] = {Boot: "booting", Stop: "stopped"}
-_STEP = struct.Struct("<qqdiiiQhB").pack
+_STEP = struct.Struct("<qqdiiiQhBq").pack
 _SPAN = struct.Struct("<iiiiiiBB").pack
 
 
@@ -215,7 +217,9 @@ class InstanceColumns:
                                 stays[request] = (stay[0], stay[1], row, cohort)
                         elif request not in stays:
                             stays[request] = (first_row, chunk.start, -1, 0)
-                rows += _STEP(start, at_ns, slope, steps, run.decodes, prefill, bits, lane, plan.forced)
+                rows += _STEP(
+                    start, at_ns, slope, steps, run.decodes, prefill, bits, lane, plan.forced, event.bubble_ns
+                )
                 if event.ended:
                     for request in event.ended:
                         first_chunk, cached, first_token, cohort = stays.pop(request)
@@ -311,7 +315,7 @@ class InstanceColumns:
             spent += total_ns(piece, piece[2])
             end = begun + int(spent + 0.5)
             plan = run.plan
-            self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, prefill, bits, plan.lane, plan.forced)
+            self._steps += _STEP(start, end, piece[1], piece[2], run.decodes, prefill, bits, plan.lane, plan.forced, 0)
             start = end
         return start
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from phasewise.core.action import Outcome
 from phasewise.core.spec import RequestClass, Slo
 from phasewise.core.units import NS_PER_S
+from phasewise.record.bubbles import bubbles
 from phasewise.record.columns import HANDED, LOST, PREEMPTED
 from phasewise.record.gaps import Mixture, by_cohort, first_tokens, latest_tokens, resumptions, token_gaps
 from phasewise.record.header import Header, Tables
@@ -284,6 +285,8 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
     }
     if classes:
         found["classes"] = by_class(scored, slo, classes)
+    if (idle := bubbles(header, tables)) is not None:
+        found["bubbles"] = idle
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from phasewise.core.errors import InputError
 from phasewise.record.runlog import RunLog
 from phasewise.report.phases import Counts, Floats, Phases, busiest, phases
-from phasewise.report.rows import duration, policy_text, workload_text
+from phasewise.report.rows import degrees, duration, policy_text, workload_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -151,7 +151,7 @@ def _checked(window: Window | None, series: Phases) -> Window:
 def _title(figure: Figure, what: str, log: RunLog) -> None:
     resolved = log.header.resolved
     first = resolved.replicas[0]
-    device = f"{first.device.name}{f', tp {first.tp}' if first.tp > 1 else ''}"
+    device = f"{first.device.name}{degrees(first)}"
     basis = f"simulated times: {resolved.basis}"
     text = f"{what}\n{resolved.model.name} on {device} · {workload_text(log.header)} · {basis}"
     figure.suptitle(text, x=0.01, ha="left", fontsize=11.5)

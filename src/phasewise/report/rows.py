@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from phasewise.core.spec import PolicySpec, Resolved, Slo
+from phasewise.core.spec import PolicySpec, Resolved, ResolvedReplica, Slo
+from phasewise.record.bubbles import busy_ns
 from phasewise.record.header import Header
 from phasewise.record.runlog import RunLog
 
@@ -74,6 +75,8 @@ def counts(log: RunLog) -> list[tuple[str, str]]:
         ),
         ("replicas busy", f"{share(busy)} of the time · {number(batch)} requests decoding together on average"),
     ]
+    if "bubbles" in s:
+        rows.append(("bubbles", _bubbles(s["bubbles"])))
     joint = s["scores"]["joint_attainment"]["joint"]
     goals = objectives(log.header)
     if any(c.slo != Slo() for c in log.header.classes):
@@ -144,9 +147,14 @@ def devices_text(resolved: Resolved) -> str:
     """All replicas: "2 × h100, tp 4 + 1 × a100-80gb"."""
     groups: dict[str, int] = {}
     for replica in resolved.replicas:
-        name = f"{replica.device.name}{f', tp {replica.tp}' if replica.tp > 1 else ''}"
+        name = f"{replica.device.name}{degrees(replica)}"
         groups[name] = groups.get(name, 0) + 1
     return " + ".join(f"{count} × {name}" for name, count in groups.items())
+
+
+def degrees(replica: ResolvedReplica) -> str:
+    """How many devices share a replica, and how: ", tp 4, pp 2"; nothing for one."""
+    return "".join(f", {name} {n}" for name, n in (("tp", replica.tp), ("pp", replica.pp)) if n > 1)
 
 
 def objectives(header: Header) -> str:
@@ -203,9 +211,8 @@ def _groups(header: Header) -> list[str]:
     block = header.resolved.deployment.block_tokens
     out = []
     for replica, group in groupby(header.resolved.replicas):
-        tp = f", tp {replica.tp}" if replica.tp > 1 else ""
         room = f"context up to {replica.max_context:,} tokens · KV memory for {replica.blocks * block:,}"
-        out.append(f"{len(list(group))} × {replica.device.name}{tp} · {room}")
+        out.append(f"{len(list(group))} × {replica.device.name}{degrees(replica)} · {room}")
     return out
 
 
@@ -216,12 +223,17 @@ def _found(s: dict[str, Any]) -> str:
     )
 
 
+def _bubbles(found: dict[str, Any]) -> str:
+    """How long stages stood idle between micro-batches, by class; and how long for lack of any."""
+    classes = " · ".join(f"{name.upper()} {duration(found[f'{name}_s'])}" for name in ("pb1", "pb2", "pb3"))
+    return f"{share(found['share'])} of the stages' time · {classes} · too few micro-batches {duration(found['unfilled_s'])}"
+
+
 def _load(log: RunLog) -> tuple[float, float | None]:
     """The share of the simulated time that a replica spent in steps, and requests in a decode step; means over all."""
     spent = decoded = in_decode = 0.0
     for steps in log.tables.steps:
-        taken = (steps["end_ns"] - steps["start_ns"]).astype(float)
-        spent += float(taken.sum())
+        spent += float(busy_ns(steps))
         some = steps["decodes"] > 0
         decoded += float((steps["decodes"] * steps["steps"]).sum())
         in_decode += float(steps["steps"][some].sum())

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from heapq import heappush
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from phasewise.control.loop import Loop
@@ -59,10 +60,15 @@ class Mishaps:
         self._mangles = [fault for fault in scenario.faults if isinstance(fault, Mangles)]
         self._draws = np.random.default_rng(np.random.SeedSequence(scenario.seed, spawn_key=(_STREAM,)))
         self._alive = [True] * len(world.resolved.replicas)
+        # How often each has died, in fact and as far as the cluster has heard.
+        self._deaths = [0] * len(world.resolved.replicas)
+        self._heard = [0] * len(world.resolved.replicas)
+        self._booting: set[int] = set()
         self._returns: dict[int, int | None] = {}
         # replica -> request -> tokens, of those whose end the cluster has not heard of
         self._unheard: list[dict[int, int]] = [{} for _ in world.resolved.replicas]
         self.last_ns = 0
+        self._room = len(world.resolved.replicas) + 1  # its own number, after the cluster's
         inbox: list[Mail] = []
         world.inbox = self._inbox = inbox
 
@@ -73,10 +79,9 @@ class Mishaps:
             world.takes[i] = self._door(i, world.takes[i])
         # The room after the cluster's is this.
         world.takes.append(self.take)
-        self._room = replicas + 1
         for replica in self._scenario.absent():
             self._alive[replica] = False
-            self._post(0, replicas, Lost(replica, returns=True))
+            self._post(0, self._room, Lost(replica, returns=True))
         for number, fault in enumerate(self._scenario.timed()):
             if not isinstance(fault, Mangles):
                 self._fault(fault.at_ns, number, fault)
@@ -96,20 +101,21 @@ class Mishaps:
 
     def to_instance(self, action: Any) -> None:
         """The port of the cluster's messages."""
-        self._send(action.replica, action)
+        self._send(action.replica, action, (self._deaths[action.replica], action))
 
     def to_cluster(self, replica: int) -> Callable[[Any], None]:
         """The port of a replica's messages."""
-        cluster, unheard = len(self._alive), self._unheard[replica]
+        unheard = self._unheard[replica]
 
         def send(action: Any) -> None:
             if type(action) is Finished:
                 unheard[action.request] = action.tokens
-            self._send(cluster, action)
+            self._send(self._room, action, (replica, self._deaths[replica], action))
 
         return send
 
-    def _send(self, room: int, message: Any) -> None:
+    def _send(self, room: int, message: Any, letter: Any) -> None:
+        """Put a message under way. With the replica's death the connection is gone, and what is under way on it."""
         now_ns = self._world.clock.now_ns
         at_ns = now_ns + self._world.wire_ns
         kind = type(message).__name__.lower()
@@ -118,13 +124,14 @@ class Mishaps:
                 if fault.delay_ns is None:
                     return
                 at_ns += fault.delay_ns
-        self._post(at_ns, room, message)
+        self._post(at_ns, room, letter)
 
     def _door(self, replica: int, take: Callable[[Any], None]) -> Callable[[Any], None]:
         """What brings events to a replica, if it is there."""
 
-        def arrive(event: Any) -> None:
-            if self._alive[replica]:
+        def arrive(letter: Any) -> None:
+            deaths, event = letter if isinstance(letter, tuple) else (self._deaths[replica], letter)
+            if self._alive[replica] and deaths == self._deaths[replica]:
                 if isinstance(event, Submit | Reserve) and event.from_token:
                     self._world.executors[replica].resume(event.request.id, event.from_token)
                 take(event)
@@ -135,9 +142,17 @@ class Mishaps:
 
     def take(self, fault: Fault | Any) -> None:
         """The instant of a fault, of its end, or of something that follows has come."""
-        now_ns = self._world.clock.now_ns
         cluster = self._world.cluster.take
         match fault:
+            case (replica, deaths, message):
+                if deaths == self._heard[replica]:
+                    if type(message) is Finished:
+                        self._unheard[replica].pop(message.request, None)
+                    cluster(message)
+            case Lost():
+                self._heard[fault.replica] = self._deaths[fault.replica]
+                cluster(msgspec.structs.replace(fault, finished=tuple(self._unheard[fault.replica].items())))
+                self._unheard[fault.replica].clear()
             case Dies():
                 self._die(fault.replica, fault.back_ns)
             case Slows():
@@ -153,7 +168,7 @@ class Mishaps:
             case Boot():
                 self._boot(fault.replica)
             case _:
-                raise AssertionError(f"{fault} at {now_ns} ns")
+                raise AssertionError(f"what is {fault}?")
 
     def _die(self, replica: int, back_ns: int | None) -> None:
         if not self._alive[replica]:
@@ -162,6 +177,7 @@ class Mishaps:
         self._returns[replica] = back_ns
         world.instances[replica].take(Died(world.executors[replica].cut()))
         self._alive[replica] = False
+        self._deaths[replica] += 1
         for lane in world.executors[replica].lanes:
             lane.run = None
         assert world.transfers is not None
@@ -172,21 +188,27 @@ class Mishaps:
 
         def tell(action: Perished) -> None:
             world, back_ns = self._world, self._returns[replica]
-            finished = tuple(self._unheard[replica].items())
-            self._unheard[replica].clear()
-            event = Lost(replica, action.delivered, finished, back_ns is not None)
-            self._post(world.clock.now_ns + world.wire_ns, len(self._alive), event)
+            heard_ns = world.clock.now_ns + world.wire_ns
+            self._post(heard_ns, self._room, Lost(replica, action.delivered, returns=back_ns is not None))
             if back_ns is not None:
-                self._fault(max(back_ns, world.clock.now_ns), len(self._scenario.faults), Start(replica))
+                # It is not started again before anybody knows that it is gone.
+                self._fault(max(back_ns, heard_ns), len(self._scenario.faults), Start(replica))
 
         return tell
 
     def ordered(self, action: Boot | Stop) -> None:
         """The port of the cluster's orders about whole replicas."""
-        if isinstance(action, Boot):
+        replica = action.replica
+        if isinstance(action, Stop) or replica in self._booting:
+            return
+        if self._alive[replica]:
+            self._world.instances[replica].take(Began())
+        else:
+            self._booting.add(replica)
             self._fault(self._world.clock.now_ns + self._cold_ns, len(self._scenario.faults), action)
 
     def _boot(self, replica: int) -> None:
+        self._booting.discard(replica)
         if self._alive[replica]:
             return
         self._alive[replica] = True

@@ -77,7 +77,9 @@ def check_fit(resolved: Resolved, workload: Workload) -> None:
         return
     wanted = resolved.deployment.max_context or resolved.model.max_context
     bound = "the KV memory holds" if limit < wanted else "the context is"
-    remedy = "give more devices (tp)" if limit < wanted else "raise max_context, or take a model with a longer context"
+    remedy = (
+        "give more devices (tp, pp)" if limit < wanted else "raise max_context, or take a model with a longer context"
+    )
     what = f"no request fits: the shortest prompt has {tokens:,} tokens, and {bound} {limit:,}, output included"
     raise InputError(f"{what}; {remedy}", workload.where(shortest))
 

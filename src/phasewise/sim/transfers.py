@@ -64,7 +64,7 @@ class Transfers:
         self._model = resolved.model
         rates = [link.bytes_per_ns(r.tp * r.pp) for r in resolved.replicas]
         self._flows = Flows(clock, rates, rates)
-        self._lost: list[tuple[int | None, int | None]] = []
+        self._lost: dict[tuple[int | None, int | None], None] = {}
         # (target, request) -> its transfer
         self._open: dict[tuple[int, int], Transfer] = {}
         # source -> transfers that wait for its prompts
@@ -174,11 +174,10 @@ class Transfers:
     def cut(self, source: int | None, target: int | None, factor: float | None) -> None:
         """From now on a link is slower by `factor` (1: as it was), or lost (None)."""
         if factor is not None:
-            if (source, target) in self._lost:
-                self._lost.remove((source, target))
+            self._lost.pop((source, target), None)
             self._flows.scale(source, target, factor)
         else:
-            self._lost.append((source, target))
+            self._lost[source, target] = None
             self._flows.drop_between(source, target)
             for transfer in list(self._open.values()):
                 if self._cut(transfer.source, transfer.target):

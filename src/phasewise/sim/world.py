@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
+from itertools import accumulate
 from typing import Any
 
 from phasewise.control.loop import Loop
@@ -28,17 +29,19 @@ from phasewise.core.action import (
     Stop,
     WakeAt,
 )
-from phasewise.core.event import Arrived, Gone, Woken
+from phasewise.core.event import Arrived, Gone, StepDone, Woken
 from phasewise.core.fault import Scenario
 from phasewise.core.message import DOWN, UP
 from phasewise.core.spec import MIXED, Resolved
 from phasewise.core.units import NS_PER_S, to_ns
 from phasewise.core.view import InstanceState
 from phasewise.perf.latency import LatencyModel
+from phasewise.perf.pipeline import staged
 from phasewise.record.runlog import Recorder
 from phasewise.sim.clock import VirtualClock
-from phasewise.sim.executor import ModelledExecutor
+from phasewise.sim.executor import Lane, ModelledExecutor
 from phasewise.sim.mishaps import Mail, Mishaps
+from phasewise.sim.pipeline import PipelinedExecutor
 from phasewise.sim.transfers import Transfers
 from phasewise.sim.users import Users
 from phasewise.workload.workload import Workload
@@ -73,13 +76,16 @@ class World:
         self.wire_ns = to_ns(resolved.deployment.wire_s)
         self.executors: list[ModelledExecutor] = []
         self.instances: list[Loop] = []
-        self.states: dict[int, InstanceState] = {}
+        self.lanes: dict[int, tuple[Lane, Callable[[int], StepDone], int, int]] = {}
+        self.states: dict[int, tuple[InstanceState, ...]] = {}
         self._workload = workload
         self._recorder = recorder
         self._physics = physics
         self._beliefs = beliefs
         self._alarms: list[tuple[int, int]] = []
         self._n = n = len(resolved.replicas)
+        # Step ends of one instant come by replica, then lane: the place of each replica's first lane, then of transfers.
+        self._orders = list(accumulate((replica.pp for replica in resolved.replicas), initial=0))
         self._users = None if workload.closed is None else Users(workload, self.clock, self._alarms)
         self.inbox: deque[Mail] | list[Mail] = deque()
         self.mishaps = None if scenario is None else Mishaps(self, scenario)
@@ -103,15 +109,22 @@ class World:
             return None
 
         def parked(source: int, request: int, epoch: int) -> bool:
-            resident = self.states[source].parked.get(request)
-            return resident is not None and resident.epoch == epoch
+            found = (state.parked.get(request) for state in self.states[source])
+            return any(resident is not None and resident.epoch == epoch for resident in found)
 
-        return Transfers(self.resolved, self.clock, self._n, parked, lambda target, event: self.takes[target](event))
+        return Transfers(
+            self.resolved, self.clock, self._orders[-1], parked, lambda target, event: self.takes[target](event)
+        )
 
     def _loop(self, i: int) -> Loop:
         """A replica's loop, with an executor of its own."""
         spec, clock = self.resolved.replicas[i], self.clock
-        executor = ModelledExecutor(clock, self._physics(i), self._workload.truth, spec.max_context, order=i)
+        truth, order = self._workload.truth, self._orders[i]
+        if spec.pp > 1:
+            stages = staged(self._physics(i), spec.pp)
+            executor: ModelledExecutor = PipelinedExecutor(clock, stages, truth, spec.max_context, order, spec.pp)
+        else:
+            executor = ModelledExecutor(clock, self._physics(i), truth, spec.max_context, order)
         if i == len(self.executors):
             self.executors.append(executor)
         self.executors[i] = executor
@@ -131,22 +144,28 @@ class World:
 
             ports[Run] = run
         room = open_instance(self.resolved, i, self._beliefs)
-        self.states[i] = room.state
+        self.states[i] = room.states
         return Loop(room, clock, self._recorder.instances[i], ports)
 
     def reborn(self, i: int) -> None:
         """A replica's process begins anew: another room, another executor."""
         self.instances[i] = self._loop(i)
         self.takes[i] = self.instances[i].take
-        self.lanes[i] = self.executors[i].lanes[0]
-        self.dones[i] = self.executors[i].done
+        self._seat(i)
+
+    def _seat(self, i: int) -> None:
+        """Have the pump look at a replica's executor, lane by lane."""
+        executor = self.executors[i]
+        for number, lane in enumerate(executor.lanes):
+            self.lanes[self._orders[i] + number] = (lane, executor.done, i, number)
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
         clock, agenda, inbox, alarms = self.clock, self.clock.agenda, self.inbox, self._alarms
-        takes, transfers, replicas = self.takes, self.transfers, self._n
-        self.dones = dones = [executor.done for executor in self.executors]
-        self.lanes = lanes = [executor.lanes[0] for executor in self.executors]
+        takes, transfers, last = self.takes, self.transfers, self._orders[-1]
+        lanes = self.lanes
+        for i in range(self._n):
+            self._seat(i)
         letter: Callable[[], Mail] = inbox.popleft if isinstance(inbox, deque) else lambda: heappop(inbox)
         cluster = self.cluster.take
         outside = self._outside(progress)
@@ -165,17 +184,17 @@ class World:
                 takes[room](WOKEN)
             elif agenda and agenda[0][0] <= next_ns:
                 at_ns, order = heappop(agenda)
-                if order == replicas:
+                if order == last:
                     clock.now_ns = at_ns
                     transfers.due()  # type: ignore[union-attr]
                     continue
-                lane = lanes[order]
+                lane, done, room, number = lanes[order]
                 # A promise that no longer agrees with its lane has been superseded.
                 if lane.end_ns == at_ns and lane.run is not None:
                     clock.now_ns = at_ns
-                    takes[order](dones[order](0))
-                    if transfers is not None and order in transfers.waiting:
-                        transfers.computed(order)
+                    takes[room](done(number))
+                    if transfers is not None and room in transfers.waiting:
+                        transfers.computed(room)
             elif mail:
                 clock.now_ns, _, room, message = letter()
                 takes[room](message)

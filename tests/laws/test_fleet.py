@@ -1,0 +1,238 @@
+"""Fleets under random faults: nothing is lost on the way, nothing is delivered twice, and the laws of one room hold for all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleets import BATCHERS, LINKS, random_faults, random_roles, toy_fleet
+from phasewise.control.instance import InstanceControl
+from phasewise.control.loop import Loop
+from phasewise.control.pipeline import PipelineControl
+from phasewise.control.replay import replay
+from phasewise.core.action import Action, Ended, Outcome, Run
+from phasewise.core.event import Died, Lost, StepDone
+from phasewise.core.fault import Dies, Scenario
+from phasewise.core.message import Submit
+from phasewise.core.resident import Resident
+from phasewise.perf.pipeline import staged
+from phasewise.policy.fleet import serves
+from phasewise.record.header import Header
+from phasewise.record.runlog import Recorder, RunLog
+from phasewise.sim.world import World
+from worlds import ToyLatency, random_gone, random_rows, workload
+
+
+class Audited:
+    """A room whose blocks are recounted after every event: each is free, or held by exactly one request."""
+
+    def __init__(self, room: InstanceControl | PipelineControl, replica: int) -> None:
+        self.replica = replica
+        self.room = room
+        self.promised = 0
+
+    def wrap(self, handler: Any) -> Any:
+        def handle(event: Any, now_ns: int) -> list[Action]:
+            actions: list[Action] = handler(event, now_ns)
+            if type(event) is not Died:
+                self.recount(event, actions)
+            return actions
+
+        return handle
+
+    def recount(self, event: Any, actions: list[Action]) -> None:
+        if isinstance(self.room, PipelineControl):
+            self.recount_pipes()
+            return
+        state = self.room.state
+        ledger = state.ledger
+        if type(event) is StepDone:
+            self.promised = 0
+        for action in actions:
+            if type(action) is Run:
+                single = action.repeat == 1 and action.decodes
+                self.promised = sum(state.cohorts[n].crossing(1) for n in action.plan.cohorts) if single else 0
+        guests = [g.resident for g in self.room._hand._guests.values() if g.resident is not None]
+        landed = [r for r in state.landed if r not in guests]
+        holders: list[Resident] = [*state.running.values(), *state.parked.values(), *guests, *landed]
+        assert len({id(r) for r in holders}) == len(holders)
+        assert len({r.id for r in holders}) == len(holders)
+        assert all(r.blocks == 0 for r in state.waiting)
+        promised = self.promised if state.running else 0
+        assert ledger.free + sum(map(ledger.held, holders)) + promised == ledger.blocks
+        assert ledger.free >= 0
+
+    def recount_pipes(self) -> None:
+        """In flight or not, a pipe's residents hold at most the blocks that their next tokens need."""
+        pipes = self.room.pipes
+        ledger = pipes[0].state.ledger
+        held = coming = 0
+        for pipe in pipes:
+            state = pipe.state
+            guests = [g.resident for g in pipe._hand._guests.values() if g.resident is not None]
+            landed = [r for r in state.landed if r not in guests]
+            held += sum(map(ledger.held, [*state.running.values(), *state.parked.values(), *guests, *landed]))
+            flying = pipe._lanes[0].run is not None
+            coming += sum(cohort.crossing(1) for cohort in pipe._lanes[0].cohorts) if flying else 0
+        assert ledger.free + held + coming == ledger.blocks
+        assert ledger.free >= 0
+
+    @property
+    def empty(self) -> bool:
+        state = self.room.states[0]
+        parked = any(state.parked for state in self.room.states)
+        return state.ledger.free == state.ledger.blocks and not state.waiting and not parked
+
+
+class AuditedWorld(World):
+    """A world whose rooms are audited, those that are opened again after a death too."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.audited: dict[int, Audited] = {}
+        super().__init__(*given, **named)
+
+    def _loop(self, i: int) -> Loop:
+        loop = super()._loop(i)
+        assert isinstance(loop.room, InstanceControl | PipelineControl)
+        self.audited[i] = audited = Audited(loop.room, i)
+        loop._handlers = {kind: audited.wrap(handler) for kind, handler in loop.room.handlers.items()}
+        return loop
+
+
+def run(resolved: Any, load: Any, scenario: Scenario | None, latency: Any = None) -> tuple[AuditedWorld, RunLog]:
+    physics = latency or ToyLatency()
+    header = Header("test", resolved, load.describe(), 0, scenario=scenario)
+    recorder = Recorder(header)
+    world = AuditedWorld(resolved, load, recorder, _staged(resolved, physics), 0, scenario, lambda i: physics)
+    world.run()
+    return world, recorder.close()
+
+
+def _staged(resolved: Any, latency: Any) -> Any:
+    """The same step times for every replica, cut evenly where it has several stages."""
+    times = [staged(latency, replica.pp) if replica.pp > 1 else latency for replica in resolved.replicas]
+    return times.__getitem__
+
+
+def assert_nothing_is_lost(world: AuditedWorld, log: RunLog, rows: Any, gone: Any) -> None:
+    requests = log.tables.requests
+    assert requests["request"].tolist() == list(range(len(rows)))
+    limits = [replica.max_context for replica in log.header.resolved.replicas]
+    for row in requests[requests["outcome"] == Outcome.FINISHED]:
+        prompt, output = rows[row["request"]][1:]
+        assert row["tokens"] == min(output, max(limits) - prompt)
+    assert set(requests["request"][requests["outcome"] == Outcome.CANCELLED]) <= set(gone)
+    for row in requests[requests["outcome"] == Outcome.REJECTED]:
+        assert rows[row["request"]][1] >= max(limits)
+    # Every index exactly once: each attempt begins where the tokens before it ended.
+    spans = np.concatenate(log.tables.spans)
+    over = requests["outcome"] == Outcome.FINISHED
+    given_out = np.bincount(spans["request"], spans["tokens"], len(rows)).astype(int)
+    assert given_out[over].tolist() == requests["tokens"][over].tolist()
+    assert (given_out[~over] <= np.array([output for _, _, output in rows])[~over]).all()
+    for room in world.audited.values():
+        alive = world.mishaps is None or world.mishaps._alive[room.replica]
+        assert not alive or room.empty or (requests["outcome"] == Outcome.INSIDE).any()
+
+
+def assert_failures_have_a_reason(log: RunLog) -> None:
+    """A request fails only where no replica that serves the phase is there or will come."""
+    roles = [replica.role for replica in log.header.resolved.replicas]
+    there = dict.fromkeys(range(len(roles)), True)
+    for _, event, actions in log.records(0):
+        kind = type(event).__name__
+        if type(event) is Lost:
+            there[event.replica] = event.returns
+        elif kind == "Drain":
+            there[event.replica] = False
+        elif kind == "Start":
+            there[event.replica] = True
+        elif kind == "Switch":
+            roles[event.replica] = event.role
+        for action in actions:
+            if type(action) is Ended and action.outcome is Outcome.FAILED:
+                phase = action.reason.rsplit(" ", 1)[-1]
+                assert phase in ("prefill", "decode")
+                assert not any(there[i] and serves(role, phase) for i, role in enumerate(roles))
+
+
+@pytest.mark.parametrize("batcher", BATCHERS)
+@given(data=st.data())
+@settings(max_examples=settings.default.max_examples)
+def test_nothing_is_lost_between_replicas(batcher: str, data: st.DataObject) -> None:
+    rows = data.draw(random_rows(most=14, prompt=40, output=40))
+    gone = data.draw(random_gone(rows))
+    roles = data.draw(random_roles())
+    link, wire_s = data.draw(st.sampled_from(LINKS)), data.draw(st.sampled_from([0.0, 2e-6]))
+    resolved = toy_fleet(roles, batcher, blocks=data.draw(st.integers(7, 24)), link=link, wire_s=wire_s)
+    world, log = run(resolved, workload(rows, gone), None)
+    outcomes = Counter(log.tables.requests["outcome"].tolist())
+    assert not outcomes[Outcome.FAILED]
+    assert not outcomes[Outcome.INSIDE]
+    assert_nothing_is_lost(world, log, rows, gone)
+    replay(log, lambda i: ToyLatency())
+
+
+@pytest.mark.parametrize("lossy", [False, True], ids=["reliable wire", "lossy wire"])
+@pytest.mark.parametrize("batcher", BATCHERS)
+@given(data=st.data())
+@settings(max_examples=settings.default.max_examples)
+def test_nothing_is_lost_under_faults(batcher: str, lossy: bool, data: st.DataObject) -> None:
+    rows = data.draw(random_rows(most=14, prompt=40, output=40))
+    gone = data.draw(random_gone(rows))
+    roles = data.draw(random_roles())
+    scenario = data.draw(random_faults(len(roles), lossy=lossy))
+    link, wire_s = data.draw(st.sampled_from(LINKS)), data.draw(st.sampled_from([0.0, 2e-6]))
+    resolved = toy_fleet(
+        roles,
+        batcher,
+        blocks=data.draw(st.integers(7, 24)),
+        link=link,
+        wire_s=wire_s,
+        patience_s=50e-6 if lossy else None,
+    )
+    world, log = run(resolved, workload(rows, gone), scenario)
+    assert_nothing_is_lost(world, log, rows, gone)
+    assert_failures_have_a_reason(log)
+    assert not (log.tables.requests["outcome"] == Outcome.INSIDE).any()
+    replay(log, lambda i: ToyLatency())
+
+
+@pytest.mark.parametrize("faults", [False, True], ids=["sound", "faults"])
+@pytest.mark.parametrize("batcher", BATCHERS)
+@given(data=st.data())
+@settings(max_examples=settings.default.max_examples // 2)
+def test_nothing_is_lost_between_pipelines(batcher: str, faults: bool, data: st.DataObject) -> None:
+    rows = data.draw(random_rows(most=14, prompt=40, output=40))
+    gone = data.draw(random_gone(rows))
+    roles = data.draw(random_roles())
+    scenario = data.draw(random_faults(len(roles), lossy=True)) if faults else None
+    resolved = toy_fleet(
+        roles,
+        batcher,
+        blocks=data.draw(st.integers(10, 30)),
+        link=data.draw(st.sampled_from(LINKS)),
+        patience_s=50e-6,
+        stages=data.draw(st.lists(st.integers(1, 3), min_size=len(roles), max_size=len(roles))),
+    )
+    world, log = run(resolved, workload(rows, gone), scenario)
+    assert_nothing_is_lost(world, log, rows, gone)
+    assert_failures_have_a_reason(log)
+    assert not (log.tables.requests["outcome"] == Outcome.INSIDE).any()
+    replay(log, lambda i: ToyLatency())
+
+
+def test_attempts_begin_where_the_tokens_before_them_ended() -> None:
+    rows = [(0, 10, 30), (5, 10, 30)]
+    _, log = run(toy_fleet(["mixed", "mixed"]), workload(rows), Scenario((Dies(120_000, 0),)))
+    submits = [a for _, _, actions in log.records(0) for a in actions if type(a) is Submit]
+    [again] = [s for s in submits if s.epoch]
+    lost = log.tables.spans[0]
+    assert again.from_token == int(lost["tokens"].sum()) > 0
+    assert log.tables.requests["tokens"].tolist() == [30, 30]
+    assert log.tables.requests["attempts"].tolist() == [1, 0]
