@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from phasewise.control.instance import InstanceControl
 from phasewise.core.fault import Dies, Drains, Fault, Scenario, Starts
-from phasewise.core.spec import DECODE, MIXED, PREFILL, LinkSpec, Resolved, ResolvedReplica
+from phasewise.core.spec import DECODE, MIXED, PREFILL, LinkSpec, ReplicaSpec, Resolved, ResolvedReplica
 from phasewise.record.header import Header
 from phasewise.record.runlog import Recorder, RunLog
 from phasewise.sim.world import World
@@ -31,13 +31,17 @@ def fleet(
 ) -> Resolved:
     """A toy deployment whose replicas have these roles; `more` as `toy_resolved` takes it."""
     resolved = toy_resolved(batcher, params, replicas=len(roles), **more)
-    deployment = msgspec.structs.replace(resolved.deployment, link=link or LinkSpec("free"), cold_start_s=cold_start_s)
+    groups = tuple(ReplicaSpec("toy", list(roles).count(role), role=role) for role in dict.fromkeys(roles))
+    own = {"replicas": groups, "link": link or LinkSpec("free"), "cold_start_s": cold_start_s}
+    deployment = msgspec.structs.replace(resolved.deployment, **own)
     return msgspec.structs.replace(resolved, deployment=deployment, replicas=_with_roles(resolved, roles))
 
 
 def _with_roles(resolved: Resolved, roles: Sequence[str]) -> tuple[ResolvedReplica, ...]:
+    """Each role is a group of its own."""
+    order = list(dict.fromkeys(roles))
     pairs = zip(resolved.replicas, roles, strict=True)
-    return tuple(msgspec.structs.replace(replica, role=role) for replica, role in pairs)
+    return tuple(msgspec.structs.replace(replica, role=role, group=order.index(role)) for replica, role in pairs)
 
 
 def ran(resolved: Resolved, load: Workload, scenario: Scenario | None = None, watch: Watch | None = None) -> RunLog:

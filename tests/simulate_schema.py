@@ -55,6 +55,32 @@ class RequestClass(Strict):
     attainment: Attainment
 
 
+class Group(Strict):
+    group: int
+    role: Literal["prefill", "decode", "mixed"]
+    device: str
+    replicas: int
+    busy_share: float | None
+    prefill_share: float | None
+    decode_share: float | None
+    both_share: float | None
+    mean_decodes: float | None
+    kv_peak: float
+    sent: int
+    received: int
+    transfer_s: Distribution
+    requests_lost: int
+    replicas_lost: int
+
+
+class Fleet(Strict):
+    groups: list[Group]
+    handed_over: int
+    transfer_s: Distribution
+    retries: int
+    replicas_lost: int
+
+
 class Summary(Strict):
     requests: int
     completed: int
@@ -79,6 +105,7 @@ class Summary(Strict):
     delay_s: Distribution
     scores: Scores
     classes: dict[str, RequestClass] | msgspec.UnsetType = msgspec.UNSET
+    fleet: Fleet | msgspec.UnsetType = msgspec.UNSET
 
 
 class Workload(Strict):

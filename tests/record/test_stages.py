@@ -110,7 +110,7 @@ def test_a_life_with_everything_in_it() -> None:
         ("decode", 2),
     ]
     assert np.concatenate(log.tables.spans)["left"].tolist().count(LOST) == 1
-    died = [stage for stage in life(log.tables, 0) if stage.kind == "decode"][0]
+    died = next(stage for stage in life(log.tables, 0) if stage.kind == "decode")
     assert died.end_ns == middle
 
 

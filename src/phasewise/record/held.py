@@ -57,7 +57,7 @@ class Held(NamedTuple):
         # A stretch is highest where it ends, before anybody leaves.
         end = self.growth.end_ns
         before = self.growth.high + sum(level.at(end, "left") for level in levels)
-        return round(max(after.max(initial=0.0), before.max(initial=0.0)))
+        return round(max(float(after.max(initial=0.0)), float(before.max(initial=0.0))))
 
 
 def held(tables: Tables, wire_ns: int = 0) -> tuple[Held, ...]:
@@ -98,14 +98,11 @@ def held(tables: Tables, wire_ns: int = 0) -> tuple[Held, ...]:
 
 
 class _After(NamedTuple):
-    """Of each row, the next one of its request: its kind (-1: none), replica and source, when it begins and ends; and
-    the end of the last of the transfers that follow it without a stay between."""
+    """Of each row, the next one of its request: its kind (-1: none) and when it begins; and which row is the last of the
+    transfers that follow it without a stay between."""
 
     kind: NDArray[Any]
-    replica: NDArray[Any]
-    source: NDArray[Any]
     begin_ns: NDArray[Any]
-    end_ns: NDArray[Any]
     last: NDArray[Any]
 
 
@@ -119,7 +116,7 @@ def _after(rows: NDArray[Any]) -> _After:
     # The row after which the next one is no transfer: from the back, the nearest.
     stop = kind != TRANSFER
     last = np.minimum.accumulate(np.where(stop, np.arange(n), n)[::-1])[::-1] if n else place
-    return _After(kind, *(rows[name][place] for name in ("replica", "source", "begin_ns", "end_ns")), last)
+    return _After(kind, rows["begin_ns"][place], last)
 
 
 def _left(rows: NDArray[Any], requests: NDArray[Any], over: Instants, after: _After) -> Instants:

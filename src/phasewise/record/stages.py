@@ -27,7 +27,7 @@ its keys and values are under way; they are there, and it waits for a seat; it d
 computed again; its replica died and it waits to begin anew; its prompt and its tokens so far are computed again."""
 
 STAGES = np.dtype([("request", "<i4"), ("kind", "u1"), ("replica", "<i4"), ("begin_ns", "<i8"), ("end_ns", "<i8")])
-"""`kind` indexes KINDS; `replica` is where it is or waits (a transfer: where it goes; lost: which one died; -1: nowhere yet)."""
+"""`kind` indexes KINDS; `replica` is where it is or waits (a transfer: where it goes; lost: who died; -1: nowhere yet)."""
 
 _END = 4  # a row behind all stays of a request
 
