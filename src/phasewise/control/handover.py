@@ -31,7 +31,8 @@ class Guest:
 class HandOver:
     """The books of one replica. `inside` are those that it serves, `seats` is how many may run at once.
 
-    No guest is granted blocks while the others that are not seated hold `share` of all blocks or more.
+    `guests` are those on their way, and those that have landed, until they are seated. None is granted blocks while the others
+    that are not seated hold `share` of all blocks or more.
     """
 
     def __init__(self, state: InstanceState, inside: dict[int, Resident], seats: int, share: float) -> None:
@@ -41,12 +42,22 @@ class HandOver:
         self._seats = seats
         self._most = share * ledger.blocks
         self._asked: deque[Guest] = deque()
-        self._guests: dict[int, Guest] = {}
+        self.guests: dict[int, Guest] = {}
 
     @property
     def waits(self) -> bool:
         """Whether anybody waits for blocks or a seat."""
         return bool(self._asked or self._state.landed)
+
+    def coming(self) -> tuple[int, int]:
+        """How many will decode here and do not yet, and their tokens of context."""
+        guests, landed = self.guests, self._state.landed
+        if not guests and not landed:
+            return 0, 0
+        kept = [resident.known for resident in landed if resident.id not in guests]
+        orders = [guest.order for guest in guests.values()]
+        tokens = sum(order.request.prompt_tokens + order.from_token for order in orders)
+        return len(orders) + len(kept), tokens + sum(kept)
 
     def parked(self, request: int, epoch: int) -> Resident | None:
         """The parked request of this attempt."""
@@ -55,13 +66,13 @@ class HandOver:
 
     def guest(self, request: int, epoch: int) -> Guest | None:
         """The guest of this attempt, if it is not seated yet."""
-        guest = self._guests.get(request)
+        guest = self.guests.get(request)
         return guest if guest is not None and guest.order.epoch == epoch else None
 
     def ask(self, order: Reserve) -> bool:
         """Somebody wants to come. Whether blocks may be granted at the next step boundary: there will not be more by then."""
         guest = Guest(order)
-        self._guests[order.request.id] = guest
+        self.guests[order.request.id] = guest
         self._asked.append(guest)
         known = order.request.prompt_tokens + order.from_token
         return len(self._asked) == 1 and self._ledger.need(known) <= self._ledger.free - self._ledger.watermark
@@ -84,7 +95,7 @@ class HandOver:
             out.append(Pull(request.id, epoch, guest.order.source, known))
 
     def _waiting_blocks(self) -> int:
-        return sum(guest.resident.blocks for guest in self._guests.values() if guest.resident is not None)
+        return sum(guest.resident.blocks for guest in self.guests.values() if guest.resident is not None)
 
     def land(self, guest: Guest, out: list[Action]) -> bool:
         """If all of a guest is here and it is ours, it waits for a seat from now on: say so. Whether there is one."""
@@ -112,14 +123,14 @@ class HandOver:
         state = self._state
         while state.landed and len(state.running) < self._seats:
             resident = state.landed.popleft()
-            self._guests.pop(resident.id, None)
+            self.guests.pop(resident.id, None)
             state.running[resident.id] = self._inside[resident.id] = resident
             state.cohorts[ALL].join(resident)
             out.append(Enter(resident.id, resident.known, ALL))
 
     def dismiss(self, request: int, out: list[Action]) -> None:
         """A guest will not stay: free what it holds."""
-        guest = self._guests.pop(request)
+        guest = self.guests.pop(request)
         if guest.resident is None:
             self._asked.remove(guest)
             return

@@ -101,7 +101,8 @@ class InstanceControl:
         resident = Resident(request, event.epoch, event.from_token, event.stays)
         if resident.known >= limit:
             reason = f"a prompt of {resident.known} tokens and one output token exceed the {limit} that fit"
-            return self._say([Refused(request.id, event.epoch, reason)])
+            self._dropped()
+            return self._given(request.id, now_ns, self._say([Refused(request.id, event.epoch, reason)]))
         if (again := self._known(request.id, event.epoch)) is not None:
             return again
         self._inside[request.id] = resident
@@ -109,11 +110,7 @@ class InstanceControl:
         state = self.state
         state.waiting.append(resident)
         state.arrived_ns = now_ns
-        out = self._nudge(now_ns, True)
-        if self._reporter is not None:
-            self._reporter.taken += 1
-            self._report(now_ns, out)
-        return out
+        return self._given(request.id, now_ns, self._nudge(now_ns, True))
 
     def _known(self, request: int, epoch: int) -> list[Action] | None:
         """What there is to say of an attempt that this replica has heard of before; None: it has not."""
@@ -162,9 +159,22 @@ class InstanceControl:
             self._report(now_ns, out)
         return out
 
+    def _given(self, request: int, now_ns: int, out: list[Action]) -> list[Action]:
+        """The cluster has given a request to this replica: the next report says that it is no longer on its way."""
+        if self._reporter is not None:
+            self._reporter.taken = request
+            self._report(now_ns, out)
+        return out
+
+    def _dropped(self) -> None:
+        if self._reporter is not None:
+            self._reporter.dropped += 1
+
     def _report(self, now_ns: int, out: list[Action]) -> None:
-        assert self._reporter is not None
-        self._reporter.tell(self.state, self._lanes[0], now_ns, out)
+        """Report a change, unless a lane is about to be filled: then what it runs is told as well."""
+        reporter = self._reporter
+        if reporter is not None and not reporter.alarmed and not self._waking:
+            reporter.tell(self.state, self._hand, self._lanes[0], now_ns, out)
 
     def _reserve(self, event: Reserve, now_ns: int) -> list[Action]:
         request, epoch = event.request.id, event.epoch
@@ -177,8 +187,9 @@ class InstanceControl:
         known = event.request.prompt_tokens + event.from_token
         if known + 1 >= self.state.max_context:
             reason = f"{known} tokens and two output tokens exceed the {self.state.max_context} that fit"
-            return self._say([Declined(self.replica, request, epoch, reason)])
-        return self._nudge(now_ns, False) if self._hand.ask(event) else []
+            self._dropped()
+            return self._given(request, now_ns, self._say([Declined(self.replica, request, epoch, reason)]))
+        return self._given(request, now_ns, self._nudge(now_ns, False) if self._hand.ask(event) else [])
 
     def _adopt(self, event: Adopt, now_ns: int) -> list[Action]:
         request, epoch = event.request, event.epoch
@@ -190,6 +201,7 @@ class InstanceControl:
             seated = self._hand.land(guest, out)
         elif parked is not None:
             seated = self._hand.keep(self.replica, parked, out)
+            self._given(request, now_ns, out)
         elif request in self._inside:
             return [Adopted(self.replica, request, epoch)]
         else:
@@ -228,7 +240,10 @@ class InstanceControl:
         return []
 
     def _began(self, event: Began, now_ns: int) -> list[Action]:
-        return [Ready(self.replica)]
+        out: list[Action] = [Ready(self.replica)]
+        if self._reporter is not None:
+            self._report(now_ns, out)
+        return out
 
     def _died(self, event: Died, now_ns: int) -> list[Action]:
         """The process is gone: what its requests had emitted. Nothing is asked of this room any more."""
@@ -264,6 +279,7 @@ class InstanceControl:
         if (self._inside or self._hand.waits) and any(lane.run is None for lane in self._lanes.values()):
             self._ask(now_ns, out)
         if self._reporter is not None:
+            self._reporter.rung(now_ns)
             self._report(now_ns, out)
         return out
 
@@ -325,7 +341,8 @@ class InstanceControl:
     def _part(self, plan: StepPlan, out: list[Action]) -> None:
         """Those that were to leave after their prompt do so: they keep their blocks, and run no more."""
         for chunk in plan.chunks:
-            if chunk.joins == AWAY and (resident := self._inside.get(chunk.request)) is not None:
+            resident = self._inside.get(chunk.request)
+            if chunk.joins == AWAY and resident is not None and resident.id not in self._leaving:
                 self._hand.park(resident)
                 out.append(PromptDone(self.replica, resident.id, resident.epoch, resident.generated))
 
@@ -345,6 +362,7 @@ class InstanceControl:
             out.append(Forget(resident.id))
         else:
             self.state.waiting.remove(resident)
+            self._dropped()
             if resident.generated:
                 out.append(Forget(resident.id))
         out.append(Cancelled(resident.id, resident.epoch, resident.generated, self.replica))
@@ -364,8 +382,9 @@ class InstanceControl:
         state = self.state
         alone, lanes = self._alone, self._lanes
         if self._hand.waits:
-            self._hand.grant(out)
+            # Those who take their seats make room for others to come, who would otherwise wait for one boundary more.
             self._hand.seat(out)
+            self._hand.grant(out)
             if not self._inside:
                 return out
         if not alone:
