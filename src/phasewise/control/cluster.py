@@ -105,7 +105,9 @@ class ClusterControl:
         life.stays = decode == prefill and serves(role, DECODE)
         life.next = NOWHERE if decode == prefill else decode
         if self._watched:
-            view.sent(prefill, request.prompt_tokens + life.delivered)
+            view.sent(prefill, request.id, request.prompt_tokens + life.delivered)
+            if life.next != NOWHERE:
+                view.handed(decode, request.id, request.prompt_tokens + life.delivered)
         out.append(life.submit())
         if life.next != NOWHERE:
             out.append(life.reserve())
@@ -248,6 +250,8 @@ class ClusterControl:
         if not isinstance(home, int) or not view.open[home] or not serves(view.roles[home], DECODE):
             raise PlanError(f"request {request.id} is to decode on {home}, which serves no answers now")
         life.next = home
+        if self._watched:
+            view.handed(home, request.id, request.prompt_tokens + life.delivered)
         if home == life.home:
             self._adopt(life, out)
         else:

@@ -22,6 +22,10 @@ from phasewise.policy.batching.static import Static
 from phasewise.policy.batching.vllm_v0 import VllmV0
 from phasewise.policy.batching.vllm_v1 import VllmV1
 from phasewise.policy.batching.wait import Wait
+from phasewise.policy.routing.distserve import DistServe as DistServeRouter
+from phasewise.policy.routing.least_pending import LeastPending
+from phasewise.policy.routing.power_of_two import PowerOfTwo
+from phasewise.policy.routing.random import Random
 from phasewise.policy.routing.round_robin import RoundRobin
 
 PAPERS: dict[tuple[str, str], tuple[type, str]] = {
@@ -34,6 +38,13 @@ PAPERS: dict[tuple[str, str], tuple[type, str]] = {
     ("batcher", "vllm-v0"): (VllmV0, "vLLM (SOSP'23), as pictured in Sarathi-Serve (OSDI'24)"),
     ("batcher", "vllm-v1"): (VllmV1, "vLLM v1 scheduler (published code)"),
     ("batcher", "wait"): (Wait, "WAIT (arXiv 2504.11320)"),
+    ("router", "distserve"): (DistServeRouter, "DistServe (OSDI'24, arXiv 2401.09670), section 4.3"),
+    ("router", "least-pending"): (
+        LeastPending,
+        "join the shortest queue, as Splitwise's simulator counts it (ISCA'24)",
+    ),
+    ("router", "power-of-two"): (PowerOfTwo, "the power of two choices (Mitzenmacher, IEEE TPDS 2001)"),
+    ("router", "random"): (Random, "folklore"),
     ("router", "round-robin"): (RoundRobin, "folklore"),
 }
 
