@@ -30,6 +30,7 @@ from phasewise.core.message import (
     Cancelled,
     Declined,
     Finished,
+    Prefilled,
     PromptDone,
     Ready,
     Refused,
@@ -50,7 +51,8 @@ class InstanceControl:
     """Replica number `replica`. `lanes` forward passes may be in flight at once; a leap needs a replica with one lane.
 
     `handlers` maps each kind of event that the room takes to what answers it: `(event, now_ns) -> actions`. With a `reporter`
-    the room tells the cluster how it stands; a `forgetful` one cannot repeat its last word on a request that it has let go.
+    the room tells the cluster how it stands; a `forgetful` one cannot repeat its last word on a request that it has let go; for
+    a router that `books`, it tells when a prompt is computed whose request stays.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class InstanceControl:
         replica: int = 0,
         reporter: Reporter | None = None,
         forgetful: bool = True,
+        books: bool = False,
     ) -> None:
         self.state = InstanceState(ledger, max_context)
         self.handlers: Handlers = {
@@ -88,6 +91,7 @@ class InstanceControl:
         seats = getattr(batcher, "max_seqs", 1 << 30)
         self._hand = HandOver(self.state, self._inside, seats, getattr(batcher, "accept_share", 1.0))
         self._passing = False
+        self._books = books
         self._reporter = reporter
         self._told = None if forgetful else Told()
         self._runs = 0
@@ -289,6 +293,10 @@ class InstanceControl:
                 out.append(Finished(request, resident.epoch, resident.generated))
         if self._passing:
             self._part(plan, out)
+        if self._books:
+            for chunk in plan.chunks:
+                if chunk.joins is not None and (one := self._inside.get(chunk.request)) is not None:
+                    out.append(Prefilled(one.id, one.epoch))
         if self._leaving:
             self._leave(out)
         if self._told is not None:
