@@ -333,7 +333,8 @@ class InstanceControl:
     def _part(self, plan: StepPlan, out: list[Action]) -> None:
         """Those that were to leave after their prompt do so: they keep their blocks, and run no more."""
         for chunk in plan.chunks:
-            if chunk.joins == AWAY and (resident := self._inside.get(chunk.request)) is not None:
+            resident = self._inside.get(chunk.request)
+            if chunk.joins == AWAY and resident is not None and resident.id not in self._leaving:
                 self._hand.park(resident)
                 out.append(PromptDone(self.replica, resident.id, resident.epoch, resident.generated))
 

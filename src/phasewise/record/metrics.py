@@ -93,7 +93,9 @@ class Scored:
             starts.append(_starts(steps, spans))
             some = spans["tokens"] > 0
             fresh = some & (spans["first_token"] >= 0)
-            ends.append(np.where(fresh, steps["end_ns"][spans["first_token"]], -1) if len(steps) else some[:0])
+            ends.append(
+                np.where(fresh, steps["end_ns"][np.maximum(spans["first_token"], 0)], -1) if len(steps) else some[:0]
+            )
             lasts.append(np.where(some, steps["end_ns"][spans["last"]], -1) if len(steps) else some[:0])
         start, end, last = (np.concatenate(x)[self._order] for x in (starts, ends, lasts))
         request = self.spans["request"][self._order]

@@ -32,10 +32,11 @@ def pool_sizes(header: Header, tables: Tables) -> tuple[NDArray[np.int64], NDArr
         now_ns, size = int(change["at_ns"]), _count(roles, there)
         if now_ns == at_ns[-1]:
             sizes[-1] = size
-        elif size != sizes[-1]:
+        else:
             at_ns.append(now_ns)
             sizes.append(size)
-    return np.array(at_ns, np.int64), np.array(sizes, np.int64)
+    kept = [i for i in range(len(sizes)) if not i or sizes[i] != sizes[i - 1]]
+    return np.array(at_ns, np.int64)[kept], np.array(sizes, np.int64)[kept]
 
 
 def mixed_over_time(header: Header, tables: Tables) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

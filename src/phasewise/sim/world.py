@@ -132,7 +132,7 @@ class World:
 
             def run(action: Run) -> None:
                 executor.run(action)
-                if i in transfers.waiting:
+                if action.plan.chunks:
                     transfers.computing(i, action, executor.lanes[action.plan.lane].end_ns)
 
             ports[Run] = run
