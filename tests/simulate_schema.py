@@ -99,6 +99,7 @@ class Summary(Strict):
     wall_s: float
     requests_per_wall_s: float
     events: int
+    oracle: bool
     iterations: int
     tokens_cached: int
     tokens_in: int

@@ -27,6 +27,7 @@ from phasewise.core.message import (
     Cancel,
     Cancelled,
     Finished,
+    Prefilled,
     PromptDone,
     Ready,
     Refused,
@@ -43,7 +44,8 @@ class InstanceControl:
     """Replica number `replica`. `lanes` forward passes may be in flight at once; a leap needs a replica with one lane.
 
     `handlers` maps each kind of event that the room takes to what answers it: `(event, now_ns) -> actions`. With a `reporter`
-    the room tells the cluster how it stands; a `forgetful` one cannot repeat its last word on a request that it has let go.
+    the room tells the cluster how it stands; a `forgetful` one cannot repeat its last word on a request that it has let go; for
+    a router that `books`, it tells when a prompt is computed whose request stays.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class InstanceControl:
         replica: int = 0,
         reporter: Reporter | None = None,
         forgetful: bool = True,
+        books: bool = False,
     ) -> None:
         self.state = InstanceState(ledger, max_context)
         self.handlers: Handlers = {
@@ -78,6 +81,7 @@ class InstanceControl:
         self._hand = HandOver(replica, self.state, self._inside, seats, share, self._known, self._after, self._given)
         self.handlers |= self._hand.handlers
         self._passing = False
+        self._books = books
         self._reporter = reporter
         self._told = None if forgetful else Told()
         self._runs = 0
@@ -244,6 +248,10 @@ class InstanceControl:
             self._leave(out)
         if self._passing:
             self._part(plan, out)
+        if self._books:
+            for chunk in plan.chunks:
+                if chunk.joins is not None and (one := self._inside.get(chunk.request)) is not None:
+                    out.append(Prefilled(one.id, one.epoch))
         if self._told is not None:
             self._told.keep(out)
         if self._inside or self._hand.waits:

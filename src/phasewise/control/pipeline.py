@@ -39,8 +39,9 @@ class Pipe(InstanceControl):
         first: Pipe | None,
         replica: int = 0,
         forgetful: bool = True,
+        books: bool = False,
     ) -> None:
-        super().__init__(batcher, ledger, max_context, 1, replica, None, forgetful)
+        super().__init__(batcher, ledger, max_context, 1, replica, None, forgetful, books)
         self._alone = False
         if first is not None:
             self.state.waiting = first.state.waiting
@@ -95,9 +96,10 @@ class PipelineControl:
         replica: int = 0,
         reporter: Reporter | None = None,
         forgetful: bool = True,
+        books: bool = False,
     ) -> None:
-        first = Pipe(batcher, ledger, max_context, None, replica, forgetful)
-        others = (Pipe(batcher, ledger, max_context, first, replica, forgetful) for _ in range(pipes - 1))
+        first = Pipe(batcher, ledger, max_context, None, replica, forgetful, books)
+        others = (Pipe(batcher, ledger, max_context, first, replica, forgetful, books) for _ in range(pipes - 1))
         self.pipes = (first, *others)
         self.handlers: Handlers = dict.fromkeys(first.handlers, self._about_request)
         self.handlers |= {StepDone: self._step_done, Submit: self._submit, Woken: self._woken}

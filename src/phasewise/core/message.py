@@ -131,6 +131,13 @@ class PromptDone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=37)
     tokens: int
 
 
+class Prefilled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=42):
+    """Up, where the router keeps books: the prompt of a request that stays is computed."""
+
+    request: int
+    epoch: int
+
+
 class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38):
     """Up, to an order that was repeated: the request is here, and there is nothing new to tell."""
 
@@ -180,7 +187,20 @@ class Report(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41):
 
 
 Down = Submit | Cancel | Reserve | Adopt | Release | SetRole
-Up = Refused | Finished | Cancelled | Reserved | Adopted | Declined | Released | PromptDone | Accepted | Ready | Report
+Up = (
+    Refused
+    | Finished
+    | Cancelled
+    | Reserved
+    | Adopted
+    | Declined
+    | Released
+    | PromptDone
+    | Prefilled
+    | Accepted
+    | Ready
+    | Report
+)
 DOWN: tuple[type, ...] = (Submit, Cancel, Reserve, Adopt, Release, SetRole)
 UP: tuple[type, ...] = (
     Refused,
@@ -191,6 +211,7 @@ UP: tuple[type, ...] = (
     Declined,
     Released,
     PromptDone,
+    Prefilled,
     Accepted,
     Ready,
     Report,

@@ -25,19 +25,40 @@ _NEVER = float(1 << 62)  # when the step in progress ends where none is
 _ROUNDED_NS = 0.499  # step ends are rounded to whole nanoseconds: one is over from so much before it on
 
 
+class Booked:
+    """What a router has sent to each replica and is not over: columns by replica, in tokens and requests, exact and never old.
+
+    `pending`: prompt tokens that are not computed yet, and one for each answer. `memory`: tokens of KV of the prompts (with the
+    first token) and of the predicted answers; `holds` is what fits. `prompts` are those not computed yet, `answers` those that
+    are decoded here or will be. The bookkeeping of Splitwise's published simulator (ISCA'24).
+    """
+
+    def __init__(self, holds: Sequence[int]) -> None:
+        n = len(holds)
+        self.holds: Ints = np.array(holds, np.int64)
+        self.pending: Ints = np.zeros(n, np.int64)
+        self.memory: Ints = np.zeros(n, np.int64)
+        self.prompts: Ints = np.zeros(n, np.int64)
+        self.answers: Ints = np.zeros(n, np.int64)
+
+
 class ClusterView:
     """Roles and states of all replicas, and what they last reported.
 
     `roles` by replica; `open` are those that may be given work; `barred` those that cannot serve the request at hand.
     `blocks` is each one's KV memory. `decodes`, `context`, `free` and `waiting` are as reported (`Report`), `at_ns` is when
-    (-1: never). What is asked for at an instant comes as whole numbers in floats, which mix with times at no cost.
+    (-1: never). What is asked for at an instant comes as whole numbers in floats, which mix with times at no cost. `predicted`
+    are the output tokens that a predictor says the request at hand will have from here on (None: it says nothing). `booked` is
+    kept for a router that `books`.
     """
 
-    def __init__(self, roles: Sequence[str], blocks: Sequence[int]) -> None:
+    def __init__(self, roles: Sequence[str], blocks: Sequence[int], block_tokens: int = 1) -> None:
         n = len(roles)
         self.roles = list(roles)
         self.open = [True] * n
         self.barred: tuple[int, ...] = ()
+        self.predicted: int | None = None
+        self.booked = Booked([block_tokens * count for count in blocks])
         self.blocks: Ints = np.array(blocks, np.int64)
         self.at_ns: Ints = np.full(n, -1, np.int64)
         self.waiting: Ints = np.zeros(n, np.int64)
@@ -62,6 +83,7 @@ class ClusterView:
         self._beside: Floats = np.zeros(n)
         self._able: dict[str, list[int]] = {}
         self._index: dict[str, Ints] = {}
+        self._pools: dict[str, Ints] = {}
 
     def able(self, phase: str) -> list[int]:
         """The open replicas that serve a phase (`prefill`, `decode`; `mixed`: both), but for the barred; in order."""
@@ -87,6 +109,14 @@ class ClusterView:
         if len(index) == len(values):
             return int(values.argmin())
         return int(index[values[index].argmin()]) if len(index) else None
+
+    def pool(self, role: str) -> Ints:
+        """The open replicas of just this role, but for the barred; in order."""
+        found = self._pools.get(role)
+        if found is None:
+            own = [i for i, mine in enumerate(self.roles) if self.open[i] and mine == role]
+            found = self._pools[role] = np.array(own, np.int64)
+        return found[~np.isin(found, self.barred)] if self.barred else found
 
     def pending(self, now_ns: int) -> Floats:
         """Prompt tokens that each replica has still to compute, those on their way to it included."""
@@ -155,14 +185,17 @@ class ClusterView:
     def set_open(self, replica: int, value: bool) -> None:
         """For the cluster room: a replica may be given work, or not."""
         self.open[replica] = value
-        self._able.clear()
-        self._index.clear()
+        self._changed()
 
     def set_role(self, replica: int, role: str) -> None:
         """For the cluster room."""
         self.roles[replica] = role
+        self._changed()
+
+    def _changed(self) -> None:
         self._able.clear()
         self._index.clear()
+        self._pools.clear()
 
     def sent(self, replica: int, request: int, tokens: int) -> None:
         """For the cluster room: a prompt of so many tokens is on its way to a replica."""

@@ -264,6 +264,7 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
         "failed": int(counts[Outcome.FAILED]),
         "simulated_s": (last - first) / NS_PER_S,
         "events": events,
+        "oracle": header.resolved.deployment.oracle,
         "iterations": int(steps["steps"].sum()),
         "tokens_cached": _cached(spans),
         "tokens_in": int(requests["prompt"][scored.finished].sum()),
