@@ -101,8 +101,7 @@ class InstanceControl:
         resident = Resident(request, event.epoch, event.from_token, event.stays)
         if resident.known >= limit:
             reason = f"a prompt of {resident.known} tokens and one output token exceed the {limit} that fit"
-            self._dropped()
-            return self._given(request.id, now_ns, self._say([Refused(request.id, event.epoch, reason)]))
+            return self._refuse(request.id, now_ns, Refused(request.id, event.epoch, reason))
         if (again := self._known(request.id, event.epoch)) is not None:
             return again
         self._inside[request.id] = resident
@@ -110,7 +109,9 @@ class InstanceControl:
         state = self.state
         state.waiting.append(resident)
         state.arrived_ns = now_ns
-        return self._given(request.id, now_ns, self._nudge(now_ns, True))
+        if self._reporter is not None:
+            self._reporter.taken = request.id
+        return self._nudge(now_ns, True)
 
     def _known(self, request: int, epoch: int) -> list[Action] | None:
         """What there is to say of an attempt that this replica has heard of before; None: it has not."""
@@ -159,16 +160,14 @@ class InstanceControl:
             self._report(now_ns, out)
         return out
 
-    def _given(self, request: int, now_ns: int, out: list[Action]) -> list[Action]:
-        """The cluster has given a request to this replica: the next report says that it is no longer on its way."""
+    def _refuse(self, request: int, now_ns: int, word: Refused | Declined) -> list[Action]:
+        """Nothing comes of an order: say so, and report that it is no longer on its way."""
+        out = self._say([word])
         if self._reporter is not None:
             self._reporter.taken = request
+            self._reporter.dropped += 1
             self._report(now_ns, out)
         return out
-
-    def _dropped(self) -> None:
-        if self._reporter is not None:
-            self._reporter.dropped += 1
 
     def _report(self, now_ns: int, out: list[Action]) -> None:
         """Report a change, unless a lane is about to be filled: then what it runs is told as well."""
@@ -187,9 +186,12 @@ class InstanceControl:
         known = event.request.prompt_tokens + event.from_token
         if known + 1 >= self.state.max_context:
             reason = f"{known} tokens and two output tokens exceed the {self.state.max_context} that fit"
-            self._dropped()
-            return self._given(request, now_ns, self._say([Declined(self.replica, request, epoch, reason)]))
-        return self._given(request, now_ns, self._nudge(now_ns, False) if self._hand.ask(event) else [])
+            return self._refuse(request, now_ns, Declined(self.replica, request, epoch, reason))
+        out = self._nudge(now_ns, False) if self._hand.ask(event) else []
+        if self._reporter is not None:
+            self._reporter.taken = request
+            self._report(now_ns, out)
+        return out
 
     def _adopt(self, event: Adopt, now_ns: int) -> list[Action]:
         request, epoch = event.request, event.epoch
@@ -201,13 +203,22 @@ class InstanceControl:
             seated = self._hand.land(guest, out)
         elif parked is not None:
             seated = self._hand.keep(self.replica, parked, out)
-            self._given(request, now_ns, out)
+            if self._reporter is not None:
+                self._reporter.taken = request
         elif request in self._inside:
             return [Adopted(self.replica, request, epoch)]
         else:
             again = None if self._told is None else self._told.again(request, epoch)
             return [Declined(self.replica, request, epoch, "it is not here")] if again is None else again
-        return self._after(now_ns, out) if seated else out
+        return self._landed(seated, now_ns, out)
+
+    def _landed(self, seated: bool, now_ns: int, out: list[Action]) -> list[Action]:
+        """A guest may have landed, and perhaps there is a seat for it at the next step boundary."""
+        if seated:
+            return self._after(now_ns, out)
+        if self._reporter is not None:
+            self._report(now_ns, out)
+        return out
 
     def _pulled(self, event: Pulled, now_ns: int) -> list[Action]:
         out: list[Action] = []
@@ -215,7 +226,7 @@ class InstanceControl:
         if guest is None:
             return out
         guest.pulled = True
-        return self._after(now_ns, out) if self._hand.land(guest, out) else out
+        return self._landed(self._hand.land(guest, out), now_ns, out)
 
     def _pull_failed(self, event: PullFailed, now_ns: int) -> list[Action]:
         guest = self._hand.guest(event.request, event.epoch)
@@ -276,7 +287,8 @@ class InstanceControl:
     def _woken(self, event: Woken, now_ns: int) -> list[Action]:
         self._waking = False
         out: list[Action] = []
-        if (self._inside or self._hand.waits) and any(lane.run is None for lane in self._lanes.values()):
+        free = self._lanes[0].run is None if self._alone else any(lane.run is None for lane in self._lanes.values())
+        if free and (self._inside or self._hand.waits):
             self._ask(now_ns, out)
         if self._reporter is not None:
             self._reporter.rung(now_ns)
@@ -311,7 +323,7 @@ class InstanceControl:
             self._told.keep(out)
         if self._inside or self._hand.waits:
             self._ask(now_ns, out)
-        if self._reporter is not None:
+        if self._reporter is not None and not self._reporter.alarmed:
             self._report(now_ns, out)
         return out
 
@@ -362,7 +374,8 @@ class InstanceControl:
             out.append(Forget(resident.id))
         else:
             self.state.waiting.remove(resident)
-            self._dropped()
+            if self._reporter is not None:
+                self._reporter.dropped += 1
             if resident.generated:
                 out.append(Forget(resident.id))
         out.append(Cancelled(resident.id, resident.epoch, resident.generated, self.replica))
