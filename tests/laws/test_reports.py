@@ -24,7 +24,7 @@ from phasewise.sim.simulate import simulate
 from worlds import ARMS, ConstantLatency, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
 ROUTERS = ("distserve", "least-pending", "power-of-two", "random", "round-robin")
-BATCHERS = ("sarathi", "vllm-v0", "wait, late", "distserve", "splitwise")
+BATCHERS = ("sarathi", "vllm-v0", "wait, late", "distserve", "splitwise", "splitwise, short of seats")
 
 
 def single(policy: type) -> type:
@@ -41,7 +41,7 @@ def single(policy: type) -> type:
 @pytest.fixture(autouse=True, scope="module")
 def single_batchers() -> Iterator[None]:
     """The catalogue with every batcher step by step, as `single/name`."""
-    names = {ARMS[arm][0] for arm in BATCHERS}
+    names = sorted({ARMS[arm][0] for arm in BATCHERS})
     added = {("batcher", f"single/{name}"): (single(catalog.find("batcher", name)), "test") for name in names}
     catalog.PAPERS.update(added)
     yield

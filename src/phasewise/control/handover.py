@@ -47,7 +47,8 @@ class HandOver:
 
     `guests` are those on their way, and those that have landed, until they are seated. None is granted blocks while the others
     that are not seated hold `share` of all blocks or more. `known` says what the room has to say of an attempt that it has
-    heard of, `after` makes it think again once something has changed, `given` is told of each order that gives it a request.
+    heard of, `after` makes it think again once something has changed, `given` is told of each order that gives it a request,
+    `report` of other changes.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class HandOver:
         known: Callable[[int, int], list[Action] | None],
         after: Callable[[int, list[Action]], list[Action]],
         given: Callable[[int, int, list[Action], bool], list[Action]],
+        report: Callable[[int, list[Action]], None],
     ) -> None:
         self.handlers: Handlers = {
             Reserve: self._reserve,
@@ -72,6 +74,7 @@ class HandOver:
         self._known = known
         self._after = after
         self._given = given
+        self._report = report
         self._state = state
         self._inside = inside
         self._ledger = ledger = state.ledger
@@ -138,7 +141,14 @@ class HandOver:
                 return [Declined(self._replica, request, epoch, "it is not here")]
             here = request in self._inside or self._kept(request, epoch) is not None
             return [Adopted(self._replica, request, epoch)] if here else word
-        return self._after(now_ns, out) if seated else out
+        return self._landed(seated, now_ns, out)
+
+    def _landed(self, seated: bool, now_ns: int, out: list[Action]) -> list[Action]:
+        """A guest may have landed, and perhaps there is a seat for it at the next step boundary."""
+        if seated:
+            return self._after(now_ns, out)
+        self._report(now_ns, out)
+        return out
 
     def _pulled(self, event: Pulled, now_ns: int) -> list[Action]:
         out: list[Action] = []
@@ -146,7 +156,7 @@ class HandOver:
         if guest is None:
             return out
         guest.pulled = True
-        return self._after(now_ns, out) if self._land(guest, out) else out
+        return self._landed(self._land(guest, out), now_ns, out)
 
     def _pull_failed(self, event: PullFailed, now_ns: int) -> list[Action]:
         guest = self.guest(event.request, event.epoch)

@@ -78,7 +78,8 @@ class InstanceControl:
         self._leaving: dict[int, Resident] = {}
         seats = getattr(batcher, "max_seqs", 1 << 30)
         share = getattr(batcher, "accept_share", 1.0)
-        self._hand = HandOver(replica, self.state, self._inside, seats, share, self._known, self._after, self._given)
+        say = (self._known, self._after, self._given, self._report)
+        self._hand = HandOver(replica, self.state, self._inside, seats, share, *say)
         self.handlers |= self._hand.handlers
         self._passing = False
         self._books = books
@@ -114,7 +115,9 @@ class InstanceControl:
         state = self.state
         state.waiting.append(resident)
         state.arrived_ns = now_ns
-        return self._given(request.id, now_ns, self._nudge(now_ns, True))
+        if self._reporter is not None:
+            self._reporter.taken = request.id
+        return self._nudge(now_ns, True)
 
     def _known(self, request: int, epoch: int) -> list[Action] | None:
         """What there is to say of an attempt that this replica has heard of before; None: it has not."""
@@ -217,7 +220,8 @@ class InstanceControl:
     def _woken(self, event: Woken, now_ns: int) -> list[Action]:
         self._waking = False
         out: list[Action] = []
-        if (self._inside or self._hand.waits) and any(lane.run is None for lane in self._lanes.values()):
+        free = self._lanes[0].run is None if self._alone else any(lane.run is None for lane in self._lanes.values())
+        if free and (self._inside or self._hand.waits):
             self._ask(now_ns, out)
         if self._reporter is not None:
             self._reporter.rung(now_ns)
@@ -256,7 +260,7 @@ class InstanceControl:
             self._told.keep(out)
         if self._inside or self._hand.waits:
             self._ask(now_ns, out)
-        if self._reporter is not None:
+        if self._reporter is not None and not self._reporter.alarmed:
             self._report(now_ns, out)
         return out
 

@@ -27,6 +27,7 @@ MESSAGES = (
     "finished",
     "cancelled",
     "declined",
+    "prefilled",
     "refused",
     "report",
     "setrole",

@@ -133,7 +133,8 @@ def build(role: str, spec: PolicySpec, where: str | None = None) -> Any:
     """The policy that a spec names, with its parameters checked; InputError names what is wrong and the nearest right."""
     cls = find(role, spec.name, where)
     for key in spec.params:
-        parameter_type(role, spec.name, key, where)
+        if key not in getattr(cls, "__struct_fields__", ()):
+            parameter_type(role, spec.name, key, where)
     if not issubclass(cls, msgspec.Struct):
         return cls()
     try:

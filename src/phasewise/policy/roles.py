@@ -10,9 +10,9 @@ from phasewise.core.request import Request
 from phasewise.core.step import StepPlan
 from phasewise.core.view import InstanceState
 from phasewise.perf.latency import LatencyModel
-from phasewise.policy.fleet import ClusterView
 
 if TYPE_CHECKING:
+    from phasewise.policy.fleet import ClusterView
     from phasewise.workload.truth import Truth
 
 Planned = StepPlan | Regroup | WakeAt

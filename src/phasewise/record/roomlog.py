@@ -17,7 +17,10 @@ from phasewise.core.event import Event
 from phasewise.record.columns import Record
 
 BATCH = 256
-"""Records encoded at a time: enough to spread the cost of a call, few enough to stay small with a thousand rooms."""
+"""Records encoded at a time: enough to spread the cost of a call."""
+
+WAITING, LEAST = 16_384, 32
+"""Of a large fleet fewer, so that no more than so many wait in all: a record that waits takes a kilobyte. But never below."""
 
 Sink = Callable[[bytes], None]
 
@@ -36,11 +39,11 @@ class RoomLog:
 
     __slots__ = ("_sink", "batch", "columns", "events", "full")
 
-    def __init__(self, columns: Columns, sink: Sink) -> None:
+    def __init__(self, columns: Columns, sink: Sink, full: int = BATCH) -> None:
         self.columns = columns
         self.events = 0
         self.batch: list[Record] = []
-        self.full = BATCH
+        self.full = full
         self._sink = sink
 
     def flush(self) -> None:

@@ -34,7 +34,7 @@ from phasewise.record.columns import (
 from phasewise.record.fleet import fleet, is_fleet
 from phasewise.record.header import Header, Tables
 from phasewise.record.metrics import summary
-from phasewise.record.roomlog import RoomLog, read_segment
+from phasewise.record.roomlog import BATCH, LEAST, WAITING, RoomLog, read_segment
 
 MAGIC = b"PHASEWISE-LOG-2\n"
 HEADER, EVENTS, REQUESTS_KIND, STEPS_KIND, SPANS_KIND, END, TRANSFERS_KIND, CHANGES_KIND = range(8)
@@ -182,7 +182,8 @@ class Recorder:
         self._requests = ClusterColumns(header.classes)
         self._replicas = [InstanceColumns() for _ in header.resolved.replicas]
         self.cluster = RoomLog(self._requests, self._sink(0))
-        self.instances = [RoomLog(columns, self._sink(1 + i)) for i, columns in enumerate(self._replicas)]
+        full = min(BATCH, max(LEAST, WAITING // len(self._replicas)))
+        self.instances = [RoomLog(columns, self._sink(1 + i), full) for i, columns in enumerate(self._replicas)]
 
     def _sink(self, room: int) -> Callable[[bytes], None]:
         if self._draft is None:

@@ -11,9 +11,13 @@ A replica that serves both phases is a prefill replica like any other at arrival
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from phasewise.core.request import Request
 from phasewise.core.spec import DECODE, PREFILL
-from phasewise.policy.fleet import ClusterView
+
+if TYPE_CHECKING:
+    from phasewise.policy.fleet import ClusterView
 
 _ONE = float(1 << 32)  # more than any queue has tokens, and few enough that a queue's tokens still count beside it
 

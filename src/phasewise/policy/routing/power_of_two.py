@@ -7,10 +7,14 @@ our choice; the result is about queues of equal customers.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from phasewise.core.request import Request
 from phasewise.core.spec import DECODE, PREFILL
-from phasewise.policy.fleet import ClusterView
 from phasewise.policy.routing.random import Die
+
+if TYPE_CHECKING:
+    from phasewise.policy.fleet import ClusterView
 
 
 class PowerOfTwo:

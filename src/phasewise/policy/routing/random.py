@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from phasewise.core.request import Request
 from phasewise.core.spec import DECODE, PREFILL
-from phasewise.policy.fleet import ClusterView
+
+if TYPE_CHECKING:
+    from phasewise.policy.fleet import ClusterView
 
 _STREAM = 3  # of a run's seed; a scenario's draws have those below
 _BLOCK = 256
@@ -23,6 +23,8 @@ class Die:
     __slots__ = ("_draws", "_left")
 
     def __init__(self, seed: int) -> None:
+        import numpy as np  # heavy, and a catalogue can be read without it
+
         self._draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_STREAM,)))
         self._left: list[float] = []
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from phasewise.core.request import Request
 from phasewise.core.spec import DECODE, PREFILL
-from phasewise.policy.fleet import ClusterView
+
+if TYPE_CHECKING:
+    from phasewise.policy.fleet import ClusterView
 
 
 class RoundRobin:

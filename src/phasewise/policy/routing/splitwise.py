@@ -18,17 +18,18 @@ tokens. Left out: moving a machine to another pool for good after "a considerabl
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import numpy as np
 
 from phasewise.core.request import Request
 from phasewise.core.spec import DECODE, MIXED, PREFILL
-from phasewise.policy.fleet import ClusterView, Ints
 from phasewise.policy.roles import Homes
 
-Pools = dict[str, Ints]
+if TYPE_CHECKING:
+    from phasewise.policy.fleet import ClusterView, Ints
+
+Pools = dict[str, "Ints"]
 
 
 class Splitwise(msgspec.Struct, forbid_unknown_fields=True, dict=True):
@@ -91,7 +92,7 @@ class Splitwise(msgspec.Struct, forbid_unknown_fields=True, dict=True):
             decode = _least(booked.memory, pools[PREFILL])
             _move(decode, PREFILL, MIXED, pools, changes)
         if prefill is None or decode is None:
-            prefill = decode = _least(booked.pending, np.sort(np.concatenate(list(pools.values()))))
+            prefill = decode = _least(booked.pending, _joined(*pools.values()))
             for role in (PREFILL, DECODE):
                 if prefill in pools[role]:
                     _move(prefill, role, MIXED, pools, changes)
@@ -132,6 +133,14 @@ def _answer_home(request: Request, cluster: ClusterView, pools: Pools) -> int | 
     return None
 
 
+def _joined(*pools: Ints | list[int]) -> Ints:
+    """Several pools in one, in order."""
+    import numpy as np  # heavy, and a catalogue can be read without it
+
+    found: Ints = np.sort(np.concatenate(pools))
+    return found
+
+
 def _least(column: Ints, pool: Ints) -> int:
     """The first of a pool with the least in a column."""
     return int(pool[column[pool].argmin()])
@@ -140,7 +149,7 @@ def _least(column: Ints, pool: Ints) -> int:
 def _move(replica: int, source: str, target: str, pools: Pools, changes: dict[int, str]) -> None:
     """From one pool to another; what is done and undone within one decision is no change."""
     pools[source] = pools[source][pools[source] != replica]
-    pools[target] = np.sort(np.append(pools[target], replica))
+    pools[target] = _joined(pools[target], [replica])
     if replica in changes:
         del changes[replica]
     else:
