@@ -40,6 +40,7 @@ def toy_fleet(
     cold_start_s: float = 20e-6,
     report_s: float = 5e-6,
     stages: Sequence[int] = (),
+    host_blocks: int = 0,
 ) -> Resolved:
     """A resolved deployment with one replica for each role; `stages` is how many each has, if any has more than one."""
     base = toy_resolved(
@@ -62,7 +63,8 @@ def toy_fleet(
     )
     (one,) = base.replicas
     replicas = tuple(
-        ResolvedReplica(TOY_DEVICE, 1, blocks, one.max_context, None, pp[i], role, i) for i, role in enumerate(roles)
+        ResolvedReplica(TOY_DEVICE, 1, blocks, one.max_context, None, pp[i], role, i, host_blocks)
+        for i, role in enumerate(roles)
     )
     return msgspec.structs.replace(base, deployment=deployment, replicas=replicas)
 

@@ -160,6 +160,7 @@ class Replica(Strict):
     pp: int
     role: str
     group: int
+    host_blocks: int
 
 
 class Document(Strict):

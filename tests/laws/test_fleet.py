@@ -59,7 +59,8 @@ class Audited:
                 self.promised = sum(state.cohorts[n].crossing(1) for n in action.plan.cohorts) if single else 0
         guests = [g.resident for g in self.room._hand.guests.values() if g.resident is not None]
         landed = [r for r in state.landed if r not in guests]
-        holders: list[Resident] = [*state.running.values(), *state.parked.values(), *guests, *landed]
+        back = self.room._hand.tier.coming
+        holders: list[Resident] = [*state.running.values(), *state.parked.values(), *guests, *landed, *back]
         assert len({id(r) for r in holders}) == len(holders)
         assert len({r.id for r in holders}) == len(holders)
         assert all(r.blocks == 0 for r in state.waiting)
@@ -76,7 +77,12 @@ class Audited:
             state = pipe.state
             guests = [g.resident for g in pipe._hand.guests.values() if g.resident is not None]
             landed = [r for r in state.landed if r not in guests]
-            held += sum(map(ledger.held, [*state.running.values(), *state.parked.values(), *guests, *landed]))
+            held += sum(
+                map(
+                    ledger.held,
+                    [*state.running.values(), *state.parked.values(), *guests, *landed, *pipe._hand.tier.coming],
+                )
+            )
             flying = pipe._lanes[0].run is not None
             coming += sum(cohort.crossing(1) for cohort in pipe._lanes[0].cohorts) if flying else 0
         assert ledger.free + held + coming == ledger.blocks
@@ -169,7 +175,10 @@ def test_nothing_is_lost_between_replicas(batcher: str, data: st.DataObject) -> 
     gone = data.draw(random_gone(rows))
     roles = data.draw(random_roles())
     link, wire_s = data.draw(st.sampled_from(LINKS)), data.draw(st.sampled_from([0.0, 2e-6]))
-    resolved = toy_fleet(roles, batcher, blocks=data.draw(st.integers(7, 24)), link=link, wire_s=wire_s)
+    host = data.draw(st.sampled_from([0, 6, 100]))
+    resolved = toy_fleet(
+        roles, batcher, blocks=data.draw(st.integers(7, 24)), link=link, wire_s=wire_s, host_blocks=host
+    )
     world, log = run(resolved, workload(rows, gone), None)
     outcomes = Counter(log.tables.requests["outcome"].tolist())
     assert not outcomes[Outcome.FAILED]
@@ -195,6 +204,7 @@ def test_nothing_is_lost_under_faults(batcher: str, lossy: bool, data: st.DataOb
         link=link,
         wire_s=wire_s,
         patience_s=50e-6 if lossy else None,
+        host_blocks=data.draw(st.sampled_from([0, 6, 100])),
     )
     world, log = run(resolved, workload(rows, gone), scenario)
     assert_nothing_is_lost(world, log, rows, gone)

@@ -57,6 +57,7 @@ def test_ties_in_whole_nanoseconds_are_exact(batcher: str, faults: bool, data: s
         link=data.draw(st.sampled_from(LINKS)),
         wire_s=data.draw(st.sampled_from([0.0, 2e-6, 7e-6])),
         patience_s=50e-6 if lossy else None,
+        host_blocks=data.draw(st.sampled_from([0, 100])),
     )
     latency = data.draw(
         st.sampled_from(

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws.test_leap import TWISTS, steps, twisted
 from laws.test_no_oracle import actions_before, first_end_ns, permuted
 from phasewise.control.replay import replay
 from phasewise.core.errors import InputError
@@ -28,6 +27,7 @@ from phasewise.sim.simulate import simulate
 from phasewise.workload.truth import Truth
 from phasewise.workload.workload import ClosedLoop, Workload
 from pools import pooled
+from twists import TWISTS, steps, twisted
 from worlds import ToyLatency, random_gone, random_rows, workload
 
 BATCHERS = ("splitwise", "sarathi")

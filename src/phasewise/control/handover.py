@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from phasewise.control.hosttier import HostTier
 from phasewise.control.ports import Handlers
 from phasewise.core.action import Action, Drop, Enter, Pull
-from phasewise.core.event import Pulled, PullFailed
+from phasewise.core.event import HOST, Pulled, PullFailed
 from phasewise.core.message import (
     Accepted,
     Adopt,
@@ -48,7 +49,7 @@ class HandOver:
     `guests` are those on their way, and those that have landed, until they are seated. None is granted blocks while the others
     that are not seated hold `share` of all blocks or more. `known` says what the room has to say of an attempt that it has
     heard of, `after` makes it think again once something has changed, `given` is told of each order that gives it a request,
-    `report` of other changes.
+    `report` of other changes. Those swapped out to `host_blocks` of host memory come back before any guest.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class HandOver:
         inside: dict[int, Resident],
         seats: int,
         share: float,
+        host_blocks: int,
         known: Callable[[int, int], list[Action] | None],
         after: Callable[[int, list[Action]], list[Action]],
         given: Callable[[int, int, list[Action], bool], list[Action]],
@@ -81,6 +83,7 @@ class HandOver:
         self._seats = seats
         self._most = share * ledger.blocks
         self._asked: deque[Guest] = deque()
+        self.tier = HostTier(host_blocks, ledger)
         self.guests: dict[int, Guest] = {}
 
     def share(self, inside: dict[int, Resident]) -> None:
@@ -88,9 +91,10 @@ class HandOver:
         self._inside = inside
 
     def knows(self, request: int) -> bool:
-        """Whether a request is on its way here, waits for a seat, or is parked."""
-        landed = any(resident.id == request for resident in self._state.landed)
-        return request in self.guests or request in self._state.parked or landed
+        """Whether a request is on its way here, waits for a seat, is parked, or in host memory."""
+        away = [*self._state.landed, *self.tier.out, *self.tier.coming]
+        here = request in self.guests or request in self._state.parked
+        return here or any(resident.id == request for resident in away)
 
     def coming(self) -> tuple[int, int]:
         """How many will decode here and do not yet, and their tokens of context."""
@@ -105,7 +109,7 @@ class HandOver:
     @property
     def waits(self) -> bool:
         """Whether anybody waits for blocks or a seat."""
-        return bool(self._asked or self._state.landed)
+        return bool(self._asked or self._state.landed or self.tier.out)
 
     def _reserve(self, event: Reserve, now_ns: int) -> list[Action]:
         request, epoch = event.request.id, event.epoch
@@ -152,6 +156,9 @@ class HandOver:
 
     def _pulled(self, event: Pulled, now_ns: int) -> list[Action]:
         out: list[Action] = []
+        if event.source == HOST:
+            back = self.tier.came(event.request, event.epoch)
+            return out if back is None else self._landed(self._queue(back), now_ns, out)
         guest = self.guest(event.request, event.epoch)
         if guest is None:
             return out
@@ -198,7 +205,7 @@ class HandOver:
         elif (kept := self._kept(request, epoch)) is not None:
             self._state.landed.remove(kept)
             self._ledger.release(kept)
-            out.append(Cancelled(request, epoch, kept.emitted + 1, self._replica))
+            out.append(Cancelled(request, epoch, kept.emitted, self._replica))
         else:
             return False
         return True
@@ -224,6 +231,8 @@ class HandOver:
     def grant(self, out: list[Action]) -> None:
         """Give blocks to those who asked, in order, as far as there are some."""
         ledger = self._ledger
+        if not self.tier.bring_back(out):
+            return
         while self._asked:
             guest = self._asked[0]
             request, epoch = guest.order.request, guest.order.epoch
@@ -234,6 +243,7 @@ class HandOver:
             self._asked.popleft()
             guest.resident = resident
             resident.computed = known
+            resident.generated += 1  # its first token came with its prompt
             ledger.hold(resident, known)
             out.append(Reserved(self._replica, request.id, epoch))
             out.append(Pull(request.id, epoch, guest.order.source, known))
@@ -255,7 +265,6 @@ class HandOver:
     def _keep(self, resident: Resident, out: list[Action]) -> bool:
         """One that was parked here stays after all; whether there is a seat for it."""
         del self._state.parked[resident.id]
-        resident.generated -= 1
         resident.stays = True
         out.append(Adopted(self._replica, resident.id, resident.epoch))
         return self._queue(resident)
@@ -272,6 +281,8 @@ class HandOver:
             resident = state.landed.popleft()
             self.guests.pop(resident.id, None)
             state.running[resident.id] = self._inside[resident.id] = resident
+            # Leaving counts the token of the step that it joined after; that one is out already.
+            resident.generated -= 1
             state.cohorts[ALL].join(resident)
             out.append(Enter(resident.id, resident.known, ALL))
 

@@ -58,6 +58,7 @@ class InstanceControl:
         reporter: Reporter | None = None,
         forgetful: bool = True,
         books: bool = False,
+        host_blocks: int = 0,
     ) -> None:
         self.state = InstanceState(ledger, max_context)
         self.handlers: Handlers = {
@@ -79,7 +80,7 @@ class InstanceControl:
         seats = getattr(batcher, "max_seqs", 1 << 30)
         share = getattr(batcher, "accept_share", 1.0)
         say = (self._known, self._after, self._given, self._report)
-        self._hand = HandOver(replica, self.state, self._inside, seats, share, *say)
+        self._hand = HandOver(replica, self.state, self._inside, seats, share, host_blocks, *say)
         self.handlers |= self._hand.handlers
         self._passing = False
         self._books = books
@@ -309,6 +310,12 @@ class InstanceControl:
         if resident.id in self.state.running:
             self._vacate(resident)
             out.append(Forget(resident.id))
+        elif self._hand.tier.drop(resident):
+            out.append(Forget(resident.id))
+        elif resident in self.state.landed:
+            self.state.landed.remove(resident)
+            self._ledger.release(resident)
+            out.append(Forget(resident.id))
         else:
             self.state.waiting.remove(resident)
             if self._reporter is not None:
@@ -445,12 +452,15 @@ class InstanceControl:
         return repeat
 
     def _preempt(self, plan: StepPlan) -> None:
-        """Move the preempted to the front of the queue, to be recomputed."""
+        """Move the preempted to host memory where there is room, and else to the front of the queue, to be recomputed."""
         state = self.state
         check_preempted(plan, state)
         for request in plan.preempt:
             resident = state.running[request]
+            decodes = resident.cohort is not None
             self._vacate(resident)
+            if decodes and self._hand.tier.put(resident):
+                continue
             resident.known = resident.request.prompt_tokens + resident.generated
             resident.computed = 0
             state.waiting.appendleft(resident)

@@ -40,8 +40,9 @@ class Pipe(InstanceControl):
         replica: int = 0,
         forgetful: bool = True,
         books: bool = False,
+        host_blocks: int = 0,
     ) -> None:
-        super().__init__(batcher, ledger, max_context, 1, replica, None, forgetful, books)
+        super().__init__(batcher, ledger, max_context, 1, replica, None, forgetful, books, host_blocks)
         self._alone = False
         if first is not None:
             self.state.waiting = first.state.waiting
@@ -97,9 +98,11 @@ class PipelineControl:
         reporter: Reporter | None = None,
         forgetful: bool = True,
         books: bool = False,
+        host_blocks: int = 0,
     ) -> None:
-        first = Pipe(batcher, ledger, max_context, None, replica, forgetful, books)
-        others = (Pipe(batcher, ledger, max_context, first, replica, forgetful, books) for _ in range(pipes - 1))
+        more = (replica, forgetful, books, host_blocks // pipes)
+        first = Pipe(batcher, ledger, max_context, None, *more)
+        others = (Pipe(batcher, ledger, max_context, first, *more) for _ in range(pipes - 1))
         self.pipes = (first, *others)
         self.handlers: Handlers = dict.fromkeys(first.handlers, self._about_request)
         self.handlers |= {StepDone: self._step_done, Submit: self._submit, Woken: self._woken}

@@ -12,7 +12,7 @@ from phasewise.core.errors import InputError, unknown
 from phasewise.core.spec import ROLES, Deployment, ModelSpec, PolicySpec, Resolved, ResolvedReplica
 from phasewise.perf.efficiency import DATA_SHEET, FITTED, efficiency
 from phasewise.perf.hardware import device
-from phasewise.perf.memory import kv_blocks
+from phasewise.perf.memory import GIB, kv_blocks
 from phasewise.perf.models import model
 from phasewise.perf.physics import latency_model
 from phasewise.policy import catalog
@@ -143,7 +143,10 @@ def _replica(deployment: Deployment, spec: ModelSpec, number: int, where: str | 
             where,
         )
     times = step_times(deployment, spec, found, group.tp, where)
-    return ResolvedReplica(found, group.tp, blocks, limit, times, group.pp, group.role, number)
+    if not 0 <= group.host_gib < 1e6:
+        raise InputError(f"host_gib is {group.host_gib}; give GiB of host memory, 0 for none", where)
+    host_blocks = int(group.host_gib * GIB) // spec.kv_bytes(deployment.block_tokens)
+    return ResolvedReplica(found, group.tp, blocks, limit, times, group.pp, group.role, number, host_blocks)
 
 
 def _basis(deployment: Deployment, replicas: list[ResolvedReplica]) -> str:

@@ -49,6 +49,7 @@ def open_instance(
         reporter = Reporter(replica, to_ns(deployment.report_s), belief)
     forgetful = deployment.patience_s is None
     books = getattr(router, "books", False)
+    host = spec.host_blocks if getattr(batcher, "swaps", False) else 0
     if spec.pp > 1:
-        return PipelineControl(batcher, ledger, spec.max_context, spec.pp, replica, reporter, forgetful, books)
-    return InstanceControl(batcher, ledger, spec.max_context, 1, replica, reporter, forgetful, books)
+        return PipelineControl(batcher, ledger, spec.max_context, spec.pp, replica, reporter, forgetful, books, host)
+    return InstanceControl(batcher, ledger, spec.max_context, 1, replica, reporter, forgetful, books, host)

@@ -50,6 +50,10 @@ class Woken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
     """From the clock: the instant that a room asked for has come."""
 
 
+HOST = -1
+"""In place of a source: the replica's own host memory."""
+
+
 class Pulled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
     """From the link: all keys and values of a request are here, `nbytes` of them, under way since `began_ns`."""
 

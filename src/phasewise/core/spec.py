@@ -95,7 +95,8 @@ class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ReplicaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`count` equal replicas for one `role`, each of `pp` stages of `tp` devices.
 
-    Of each device the share `memory_utilisation` may be used; `batcher` is their own (None: the deployment's).
+    Of each device the share `memory_utilisation` may be used; `batcher` is their own (None: the deployment's). `host_gib` is
+    host memory of each replica, for the keys and values of decodes that a batcher swaps out.
     """
 
     device: str
@@ -105,6 +106,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: str = MIXED
     pp: int = 1
     batcher: PolicySpec | None = None
+    host_gib: float = 0.0
 
 
 class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,7 +154,7 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ResolvedReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One replica with everything looked up: its device, its KV blocks, the longest context that it serves, its step times
-    if they are not the roofline's, and which group of the deployment's `replicas` it is of."""
+    if they are not the roofline's, which group of the deployment's `replicas` it is of, and the blocks of its host memory."""
 
     device: DeviceSpec
     tp: int
@@ -162,6 +164,7 @@ class ResolvedReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pp: int = 1
     role: str = MIXED
     group: int = 0
+    host_blocks: int = 0
 
 
 class Resolved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

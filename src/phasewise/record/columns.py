@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasewise.core.action import Action, Boot, Ended, Enter, Forget, Outcome, Regroup, Run, Stop
-from phasewise.core.event import Arrived, Died, Drain, Lost, Pulled, StepDone
+from phasewise.core.event import HOST, Arrived, Died, Drain, Lost, Pulled, StepDone
 from phasewise.core.message import PromptDone, Ready, SetRole, Submit
 from phasewise.core.request import Request
 from phasewise.core.spec import ROLES, RequestClass
@@ -225,7 +225,7 @@ class InstanceColumns:
                         first_chunk, cached, first_token, cohort = stays.pop(request)
                         spans += _SPAN(request, first_chunk, first_token, row, 0, cached, cohort, FINISHED)
                 row += 1
-            elif type(event) is Pulled:
+            elif type(event) is Pulled and event.source != HOST:
                 self._transfers += _TRANSFER(event.request, event.source, event.began_ns, at_ns, event.nbytes)
             elif type(event) is Died:
                 row = self._died(event, row)

@@ -90,7 +90,9 @@ class ModelledExecutor:
         self._earlier[request] = from_token
 
     def enter(self, action: Enter) -> None:
-        """One that was handed over, its first token out, decodes in a cohort from now on."""
+        """One that was handed over, or comes back, decodes in a cohort from now on; no token comes of it by itself."""
+        if action.request in self._left:
+            self._left[action.request] += 1
         self._join(action.request, action.known, action.cohort)
 
     def slow(self, factor: float) -> None:

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from math import ceil
 from typing import Any
 
 from phasewise.core.action import Drop, Pull, Run
-from phasewise.core.event import Pulled, PullFailed
+from phasewise.core.event import HOST, Pulled, PullFailed
 from phasewise.core.spec import Resolved
 from phasewise.core.step import AWAY
-from phasewise.perf.links import handed_bytes, layer_wise, resolve_link
+from phasewise.perf.links import handed_bytes, layer_wise, presets, resolve_link
 from phasewise.sim.clock import VirtualClock
 from phasewise.sim.links import Flows
+
+HOST_LINK = "pcie4"
+"""What host memory is reached over: each device by its own sixteen lanes. An assumption."""
 
 
 class Transfer:
@@ -64,6 +68,9 @@ class Transfers:
         self._model = resolved.model
         rates = [link.bytes_per_ns(r.tp * r.pp) for r in resolved.replicas]
         self._flows = Flows(clock, rates, rates)
+        host = presets()[HOST_LINK]
+        self._host_rates = [host.bytes_per_ns(r.tp * r.pp) for r in resolved.replicas]
+        self._host_free_ns: dict[int, int] = {}
         self._lost: dict[tuple[int | None, int | None], None] = {}
         # (target, request) -> its transfer
         self._open: dict[tuple[int, int], Transfer] = {}
@@ -80,6 +87,9 @@ class Transfers:
         """A replica wants a request's keys and values: now, if they are there."""
         transfer = Transfer(target, action, handed_bytes(self._model, action.tokens))
         self._open[target, action.request] = transfer
+        if action.source == HOST:
+            self._from_host(transfer)
+            return
         if self._cut(action.source, target):
             self._fail(transfer, f"the link from replica {action.source} is lost")
         elif self._parked(action.source, action.request, action.epoch):
@@ -87,6 +97,15 @@ class Transfers:
         else:
             self.waiting.setdefault(action.source, []).append(transfer)
             self._overlap(transfer)
+
+    def _from_host(self, transfer: Transfer) -> None:
+        """Back from the replica's own host memory, one after the other over its host link."""
+        now_ns = self._clock.now_ns
+        rate = self._host_rates[transfer.target]
+        begin_ns = max(now_ns, self._host_free_ns.get(transfer.target, 0))
+        end_ns = begin_ns + ceil(transfer.nbytes / rate)
+        self._host_free_ns[transfer.target] = end_ns
+        self._announce(transfer, Pulled(transfer.request, transfer.epoch, HOST, begin_ns, transfer.nbytes), end_ns)
 
     def drop(self, target: int, action: Drop) -> None:
         """A pull is not wanted any more."""

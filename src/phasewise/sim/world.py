@@ -111,7 +111,7 @@ class World:
 
     def _transfers(self, scenario: Scenario | None) -> Transfers | None:
         """Nothing is handed over where every replica serves both phases for good."""
-        if scenario is None and all(replica.role == MIXED for replica in self.resolved.replicas):
+        if scenario is None and all(r.role == MIXED and not r.host_blocks for r in self.resolved.replicas):
             return None
 
         def parked(source: int, request: int, epoch: int) -> bool:

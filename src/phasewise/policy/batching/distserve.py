@@ -15,8 +15,8 @@ it. The engine bounds a batch of decodes to 65,536 tokens, and counts one for ea
 `decode_tokens` bounds their context instead, as the published simulator does (at 50,000), and is off by default. It is a limit
 of admission: who is in the batch stays in it however long it grows, the others stand still, first come first served.
 
-Left out: swapping. The engine swaps the last request of an over-committed batch out to host memory and lets it back in first;
-here the last admitted is recomputed, from the front of the queue.
+Where decodes lack blocks the last one admitted leaves: to host memory, and back first, if the replica has some (`host_gib`), as
+in the engine; otherwise it is recomputed, from the front of the queue.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ class DistServe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accept_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
     watermark: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
+    @property
+    def swaps(self) -> bool:
+        """Whether those that it preempts go to host memory, if the replica has some."""
+        return True
+
     def plan(self, state: InstanceState, now_ns: int) -> tuple[StepPlan | Regroup, ...]:
         if state.waiting:
             chunks = self._prompts(state)
@@ -59,7 +64,6 @@ class DistServe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return self._admitted(state, self.decode_tokens)
         if (decode := coast(state, NO_LIMIT, self.max_seqs)) is not None:
             return decode
-        # SWAP: here the engine moves the last of the batch to host memory; this preempts the last admitted to be recomputed.
         return Budget(state, NO_LIMIT, self.max_seqs).plans([])
 
     def _prompts(self, state: InstanceState) -> list[Chunk]:
@@ -82,7 +86,7 @@ class DistServe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """A decode of those in the batch, after letting in as many as the limit and the blocks allow."""
         batch = state.cohorts.get(BATCH)
         cohorts = (batch,) if batch is not None and batch.count else ()
-        budget = Budget(state, NO_LIMIT, self.max_seqs, cohorts)  # SWAP: as in `plan`
+        budget = Budget(state, NO_LIMIT, self.max_seqs, cohorts)
         enter = [] if budget.victims else self._entering(state, budget, limit)
         if not enter and not budget.decodes:
             return self._first(state)
