@@ -57,7 +57,7 @@ def test_what_does_not_fit_into_host_memory_is_recomputed() -> None:
 
 
 def test_the_way_back_takes_the_time_of_the_copy() -> None:
-    """Toy tokens weigh 256 bytes: two layers, two heads of 16, keys and values of two bytes, and PCIe 4.0 carries 31.5 a nanosecond."""
+    """A toy token weighs 256 bytes (two layers, two heads of 16, two bytes), and PCIe 4.0 carries 31.5 a nanosecond."""
     log = run(100)
     asked = {}
     for at_ns, event, actions in log.records(1):
