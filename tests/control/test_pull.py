@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from splitfleets import BLOCK, Group, Lines, fleet
 from phasewise.core.action import Enter, Outcome, Pull, Run
 from phasewise.core.event import Pulled
 from phasewise.core.message import PromptDone, Release
 from phasewise.core.spec import DECODE, PREFILL, LinkSpec, PolicySpec
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
+from splitfleets import BLOCK, Group, Lines, fleet
 from worlds import workload
 
 LINES = Lines(0.1, 10.0, 0.1)

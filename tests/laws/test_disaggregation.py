@@ -9,7 +9,6 @@ from functools import cache
 import numpy as np
 import pytest
 
-from splitfleets import Lines, fleet, split, together
 from phasewise.core.request import Request
 from phasewise.core.spec import DECODE, PREFILL, LinkSpec, PolicySpec, Resolved, Slo
 from phasewise.planner.capacity import capacity, probe
@@ -23,6 +22,7 @@ from phasewise.workload.arrivals import FixedGaps, Poisson
 from phasewise.workload.lengths import FixedLength
 from phasewise.workload.synth import Synthetic, generate
 from phasewise.workload.workload import Workload
+from splitfleets import Lines, fleet, split, together
 
 PROMPT, OUTPUT = 512, 64
 SLO = Slo(0.4, 0.04)
