@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from phasewise.core.action import Ended, Forget, Outcome, Regroup, Run
+from phasewise.core.action import Ended, Enter, Forget, Outcome, Regroup, Run
 from phasewise.core.event import Arrived, StepDone
 from phasewise.core.step import Chunk, moved_on
 from phasewise.record.runlog import RunLog
@@ -90,6 +90,8 @@ def steps(log: RunLog, replica: int = 0) -> list[Step]:
         for action in actions:
             if isinstance(action, Forget):
                 _strike(groups, action.request)
+            if isinstance(action, Enter):
+                groups.setdefault(action.cohort, {})[action.request] = action.known
             if isinstance(action, Regroup):
                 for request, name in action.moves:
                     [context] = [group.pop(request) for group in groups.values() if request in group]

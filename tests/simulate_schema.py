@@ -63,6 +63,32 @@ class Bubbles(Strict):
     unfilled_s: float
 
 
+class Group(Strict):
+    group: int
+    role: Literal["prefill", "decode", "mixed"]
+    device: str
+    replicas: int
+    busy_share: float | None
+    prefill_share: float | None
+    decode_share: float | None
+    both_share: float | None
+    mean_decodes: float | None
+    kv_peak: float
+    sent: int
+    received: int
+    transfer_s: Distribution
+    requests_lost: int
+    replicas_lost: int
+
+
+class Fleet(Strict):
+    groups: list[Group]
+    handed_over: int
+    transfer_s: Distribution
+    retries: int
+    replicas_lost: int
+
+
 class Summary(Strict):
     requests: int
     completed: int
@@ -73,6 +99,7 @@ class Summary(Strict):
     wall_s: float
     requests_per_wall_s: float
     events: int
+    oracle: bool
     iterations: int
     tokens_cached: int
     tokens_in: int
@@ -88,6 +115,7 @@ class Summary(Strict):
     scores: Scores
     classes: dict[str, RequestClass] | msgspec.UnsetType = msgspec.UNSET
     bubbles: Bubbles | msgspec.UnsetType = msgspec.UNSET
+    fleet: Fleet | msgspec.UnsetType = msgspec.UNSET
 
 
 class Workload(Strict):

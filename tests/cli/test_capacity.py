@@ -25,6 +25,7 @@ NAMES = ["vllm-v1", "sarathi (token_budget 512, max_seqs 64)"]
 class Searched(Strict):
     name: str
     basis: str
+    oracle: bool
     deployment: dict[str, Any]
     devices: int
     price_usd_per_hour: float | None

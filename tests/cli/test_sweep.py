@@ -46,6 +46,7 @@ class PointDocument(Strict):
     devices: int
     price_usd_per_hour: float | None
     basis: str | None
+    oracle: bool | None
     error: str | None
     rate_rps: float | None
     rate_rps_per_device: float | None

@@ -57,7 +57,7 @@ class Audited:
             if type(action) is Run:
                 single = action.repeat == 1 and action.decodes
                 self.promised = sum(state.cohorts[n].crossing(1) for n in action.plan.cohorts) if single else 0
-        guests = [g.resident for g in self.room._hand._guests.values() if g.resident is not None]
+        guests = [g.resident for g in self.room._hand.guests.values() if g.resident is not None]
         landed = [r for r in state.landed if r not in guests]
         holders: list[Resident] = [*state.running.values(), *state.parked.values(), *guests, *landed]
         assert len({id(r) for r in holders}) == len(holders)
@@ -74,7 +74,7 @@ class Audited:
         held = coming = 0
         for pipe in pipes:
             state = pipe.state
-            guests = [g.resident for g in pipe._hand._guests.values() if g.resident is not None]
+            guests = [g.resident for g in pipe._hand.guests.values() if g.resident is not None]
             landed = [r for r in state.landed if r not in guests]
             held += sum(map(ledger.held, [*state.running.values(), *state.parked.values(), *guests, *landed]))
             flying = pipe._lanes[0].run is not None

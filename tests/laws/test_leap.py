@@ -7,123 +7,31 @@ the same chunks, cohorts and preemptions, at the same instants, and the same mes
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phasewise.core.action import Regroup, Run
-from phasewise.core.event import StepDone
-from phasewise.core.message import Cancel, Cancelled, Finished, Refused, Submit
+from phasewise.core.action import Run
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
-from phasewise.core.step import StepPlan, moved_on, total_ns
-from phasewise.policy import catalog
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
 from phasewise.workload.workload import ClosedLoop
+from twists import TWISTS, assert_same, catalogued
 from worlds import ARMS, ConstantLatency, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
-Step = tuple[float, tuple[Any, ...]]
-Twist = Callable[[StepPlan, random.Random], StepPlan]
-
-
-def single(plan: StepPlan, draw: random.Random) -> StepPlan:
-    return msgspec.structs.replace(plan, repeat=1)
-
-
-def choppy(plan: StepPlan, draw: random.Random) -> StepPlan:
-    if plan.repeat == 1:
-        return plan
-    most = draw.randint(1, 5)
-    return msgspec.structs.replace(plan, repeat=most if plan.repeat is None else min(most, plan.repeat))
-
-
-def eager(plan: StepPlan, draw: random.Random) -> StepPlan:
-    return msgspec.structs.replace(plan, closed=False)
-
-
-TWISTS: dict[str, Twist] = {"single": single, "choppy": choppy, "eager": eager}
-BATCHERS = {name: catalog.find("batcher", name) for name, _ in ARMS.values()}
-
-
-def twisted(policy: type, twist: Twist) -> type:
-    """A batcher that plans as `policy` does, with every plan twisted."""
-
-    class Twisted(policy):  # type: ignore[misc]
-        def plan(self, state: Any, now_ns: int) -> tuple[StepPlan, ...]:
-            draw = random.Random(now_ns)
-            planned = super().plan(state, now_ns)
-            return tuple(twist(plan, draw) if isinstance(plan, StepPlan) else plan for plan in planned)
-
-    return Twisted
+BATCHERS = {name for name, _ in ARMS.values()}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def twisted_batchers() -> Iterator[None]:
-    """The catalogue with every batcher under every twist, as `twist/name`."""
-    added = {}
-    for name, policy in BATCHERS.items():
-        for kind, twist in TWISTS.items():
-            added["batcher", f"{kind}/{name}"] = (twisted(policy, twist), "test")
-    catalog.PAPERS.update(added)
-    yield
-    for key in added:
-        del catalog.PAPERS[key]
-
-
-def steps(log: RunLog, room: int) -> list[Step]:
-    """Every forward pass that a replica really made: when it began, and what was in it."""
-    out: list[Step] = []
-    run: Run | None = None
-    moves: tuple[Any, ...] = ()
-    began = 0
-    for at_ns, event, actions in log.records(room):
-        if type(event) is StepDone:
-            assert run is not None
-            plan, context = run.plan, run.context
-            spent = 0.0
-            done = 0
-            for piece in event.pieces:
-                for i in range(piece[2]):
-                    chunks = tuple(moved_on(chunk, done) for chunk in plan.chunks)
-                    first = ((), ()) if done else (plan.preempt, moves)
-                    what = (chunks, plan.cohorts, first, run.decodes, context, plan.forced)
-                    out.append((began + spent + total_ns(piece, i), what))
-                    done += 1
-                    context += run.decodes
-                spent += total_ns(piece, piece[2])
-            assert abs(began + spent - at_ns) <= 1
-            moves = ()
-        for action in actions:
-            if type(action) is Regroup:
-                moves += action.moves
-            if type(action) is Run:
-                run, began = action, at_ns
-    return out
-
-
-def messages(log: RunLog, room: int) -> list[tuple[int, Any]]:
-    """What a room said to the other, and when."""
-    kinds = (Submit, Cancel, Finished, Cancelled, Refused)
-    return [(at_ns, a) for at_ns, _, actions in log.records(room) for a in actions if isinstance(a, kinds)]
-
-
-def assert_same(one: RunLog, other: RunLog, within_ns: float) -> None:
-    for room in range(1, one.rooms):
-        a, b = steps(one, room), steps(other, room)
-        assert [what for _, what in a] == [what for _, what in b]
-        assert all(abs(x - y) <= within_ns for (x, _), (y, _) in zip(a, b, strict=True))
-    for room in range(one.rooms):
-        said, heard = messages(one, room), messages(other, room)
-        assert [m for _, m in said] == [m for _, m in heard]
-        assert all(abs(x - y) <= within_ns for (x, _), (y, _) in zip(said, heard, strict=True))
+    with catalogued(BATCHERS):
+        yield
 
 
 PARAMS: dict[str, st.SearchStrategy[dict[str, Any]]] = {

@@ -26,7 +26,7 @@ from phasewise.planner.compare import Arm, over_rates
 from phasewise.planner.objective import FORM, UNITLESS, Objective, Percentiles, check, limits, words
 from phasewise.planner.source import Source
 from phasewise.planner.workers import Workers, cores
-from phasewise.report.rows import NONE, devices_text, duration, number, share
+from phasewise.report.rows import NONE, devices_text, duration, number, predictions, share
 
 SCHEMA = "phasewise.capacity/1"
 SEARCHED = "bound by"
@@ -94,6 +94,7 @@ def one(arm: Arm, found: Capacity) -> dict[str, Any]:
     return {
         "name": arm.name,
         "basis": found.basis,
+        "oracle": arm.deployment.deployment.oracle,
         "deployment": as_written(arm.deployment.deployment),
         "devices": count,
         "price_usd_per_hour": price,
@@ -128,6 +129,7 @@ def facts(
     if objective is not None:
         rows.append(("objective", words(objective, slos.pop() if len(slos) == 1 else Slo())))
         rows.append(("scored", f"the middle 80 % of the arrivals · rate to within {share(tolerance)}"))
+    rows += predictions([arm.deployment.deployment for arm in arms])
     rows.append(("times rest on", " · ".join(dict.fromkeys(arm.deployment.basis for arm in arms))))
     return rows
 

@@ -26,7 +26,7 @@ from phasewise.planner.objective import Objective, check, words
 from phasewise.planner.source import Source
 from phasewise.planner.sweep import Sweep, Swept, swept
 from phasewise.planner.workers import Workers, cores
-from phasewise.report.rows import NONE, duration, number, share
+from phasewise.report.rows import NONE, duration, number, predictions, share
 from phasewise.workload.workload import checked_rate
 
 SCHEMA = "phasewise.sweep/1"
@@ -124,6 +124,7 @@ def _point(found: Sweep, one: Swept) -> dict[str, Any]:
         "devices": one.point.devices,
         "price_usd_per_hour": None if resolved is None else price_per_hour(resolved),
         "basis": None if resolved is None else resolved.basis,
+        "oracle": None if resolved is None else resolved.deployment.oracle,
         "error": one.error,
         "rate_rps": one.rate,
         "rate_rps_per_device": one.per_device,
@@ -162,6 +163,7 @@ def facts(found: Sweep, requests: Source) -> list[tuple[str, str]]:
         ("objective", words(found.objective, slos.pop() if len(slos) == 1 else None)),
         ("scored", f"{scored} · rate to within {share(found.tolerance)}" if found.at is None else scored),
         *([] if found.at is None else [("rate", f"{number(found.at)} requests/s at every point")]),
+        *predictions([arm.deployment for arm in arms]),
         ("times rest on", " · ".join(dict.fromkeys(arm.basis for arm in arms))),
     ]
 

@@ -9,6 +9,7 @@ delivered twice. What happens to replicas is `fleet`'s affair.
 
 from __future__ import annotations
 
+from phasewise.control.bookings import Bookings, Unbooked
 from phasewise.control.fleet import Fleet
 from phasewise.control.life import NOWHERE, Life
 from phasewise.control.patience import Patience
@@ -24,6 +25,7 @@ from phasewise.core.message import (
     Cancelled,
     Declined,
     Finished,
+    Prefilled,
     PromptDone,
     Ready,
     Refused,
@@ -35,19 +37,25 @@ from phasewise.core.message import (
 from phasewise.core.spec import DECODE, PREFILL
 from phasewise.core.units import NS_PER_S
 from phasewise.policy.fleet import serves
-from phasewise.policy.roles import Router
+from phasewise.policy.roles import Homes, Router
 
 RETRY_NS = NS_PER_S  # a hand-over that failed everywhere is tried again after so long
 
 
 class ClusterControl:
-    """The fleet behind one router. `roles` and `blocks` by replica; `patience_ns` None: the wire is reliable.
+    """The fleet behind one router. `roles` and `blocks` (of `block_tokens` tokens) by replica; `patience_ns` None: the wire is
+    reliable.
 
     `handlers` as in `InstanceControl`.
     """
 
     def __init__(
-        self, router: Router, roles: list[str], blocks: list[int] | None = None, patience_ns: int | None = None
+        self,
+        router: Router,
+        roles: list[str],
+        blocks: list[int] | None = None,
+        patience_ns: int | None = None,
+        block_tokens: int = 1,
     ) -> None:
         self.handlers: Handlers = {
             Arrived: self._arrived,
@@ -56,6 +64,7 @@ class ClusterControl:
             Cancelled: self._cancelled,
             Refused: self._refused,
             PromptDone: self._prompt_done,
+            Prefilled: self._prefilled,
             Reserved: self._reserved,
             Adopted: self._adopted,
             Declined: self._declined,
@@ -71,8 +80,9 @@ class ClusterControl:
         }
         self._router = router
         self._watched = bool(getattr(router, "watches", False))
-        self.fleet = Fleet(roles, blocks or [0] * len(roles))
+        self.fleet = Fleet(roles, blocks or [0] * len(roles), block_tokens)
         self._view = self.fleet.view
+        self._books = Bookings(self._view.booked) if getattr(router, "books", False) else Unbooked()
         self._lives: dict[int, Life] = {}
         self._pending: dict[int, Life] = {}
         self._patience = None if patience_ns is None else Patience(patience_ns)
@@ -81,7 +91,7 @@ class ClusterControl:
 
     def _arrived(self, event: Arrived, now_ns: int) -> list[Action]:
         request = event.request
-        self._lives[request.id] = life = Life(request)
+        self._lives[request.id] = life = Life(request, event.predicted)
         out: list[Action] = []
         if self._patience is not None:
             self._patience.heard(request.id, now_ns, out)
@@ -91,24 +101,42 @@ class ClusterControl:
     def _place(self, life: Life, now_ns: int, out: list[Action], reason: str = "") -> None:
         """Begin an attempt wherever the router says; `reason` is why the last one was refused."""
         view, request = self._view, life.request
-        view.barred = life.refused
-        homes = self._router.route(request, view, now_ns)
-        view.barred = ()
+        homes = self._ask(life, life.refused, now_ns, out)
         if homes is None:
             self._wait(life, now_ns, out, PREFILL, reason)
             return
-        prefill, decode = (homes, homes) if isinstance(homes, int) else homes
+        prefill, decode, _ = homes
         role = view.roles[prefill]
         if not view.open[prefill] or not serves(role, PREFILL):
             raise PlanError(f"request {request.id} is sent to replica {prefill}, which serves no prompts now")
         life.home = prefill
         life.stays = decode == prefill and serves(role, DECODE)
         life.next = NOWHERE if decode == prefill else decode
+        tokens = request.prompt_tokens + life.delivered
+        self._books.place(request.id, prefill, prefill if life.stays else life.next, tokens, life.left)
         if self._watched:
-            view.sent(prefill, request.prompt_tokens + life.delivered)
+            view.sent(prefill, request.id, tokens)
+            if life.next != NOWHERE:
+                view.handed(decode, request.id, tokens)
         out.append(life.submit())
         if life.next != NOWHERE:
             out.append(life.reserve())
+
+    def _ask(
+        self, life: Life, barred: tuple[int, ...], now_ns: int, out: list[Action], source: int | None = None
+    ) -> Homes | None:
+        """Where the router wants a request, the roles of replicas changed as it says."""
+        view = self._view
+        view.barred, view.predicted = barred, life.left
+        homes = self._router.route(life.request, view, now_ns, source)
+        view.barred = ()
+        if homes is None:
+            return None
+        if isinstance(homes, int):
+            return Homes(homes, homes)
+        for replica, role in homes.roles:
+            out += self.fleet.switch(replica, role)
+        return homes
 
     def _wait(self, life: Life, now_ns: int, out: list[Action], phase: str, reason: str) -> None:
         """Nowhere yet: keep the request until a replica changes, unless none that could serve it will ever come."""
@@ -192,6 +220,7 @@ class ClusterControl:
         if life.adopting and life.home not in (NOWHERE, life.next):
             self._order(Release(life.home, life.request.id, life.epoch), now_ns, out)
         self._unreserve(life, now_ns, out)
+        self._books.over(request)
         out.append(Ended(request, outcome, tokens, reason))
         self._left(life, out)
 
@@ -216,6 +245,7 @@ class ClusterControl:
     def _anew(self, life: Life, delivered: int, now_ns: int, out: list[Action], reason: str = "") -> None:
         """The attempt is dead: begin the next one after the tokens delivered."""
         self._unreserve(life, now_ns, out)
+        self._books.over(life.request.id)
         life.delivered = delivered
         life.epoch += 1
         life.clear()
@@ -230,24 +260,33 @@ class ClusterControl:
             return out
         life.prompt_done = True
         life.emitted = event.tokens
+        self._books.computed(event.request)
         if life.next == NOWHERE:
             self._hand_over(life, now_ns, out)
         elif life.reserved:
             self._adopt(life, out)
         return self._again(now_ns, out) if self._pending else out
 
+    def _prefilled(self, event: Prefilled, now_ns: int) -> list[Action]:
+        out: list[Action] = []
+        if self._current(event.request, event.epoch, now_ns, out) is not None:
+            self._books.computed(event.request)
+        return out
+
     def _hand_over(self, life: Life, now_ns: int, out: list[Action]) -> None:
         """Find the one that decodes a request whose prompt is done."""
         view, request = self._view, life.request
-        view.barred = life.barred
-        home = self._router.route(request, view, now_ns, life.home)
-        view.barred = ()
-        if home is None:
+        homes = self._ask(life, life.barred, now_ns, out, life.home)
+        if homes is None:
             self._wait(life, now_ns, out, DECODE, "")
             return
-        if not isinstance(home, int) or not view.open[home] or not serves(view.roles[home], DECODE):
+        home = homes.decode
+        if not view.open[home] or not serves(view.roles[home], DECODE):
             raise PlanError(f"request {request.id} is to decode on {home}, which serves no answers now")
         life.next = home
+        self._books.rehome(request.id, home)
+        if self._watched:
+            view.handed(home, request.id, request.prompt_tokens + life.delivered)
         if home == life.home:
             self._adopt(life, out)
         else:
@@ -277,6 +316,7 @@ class ClusterControl:
             life.home, life.next = life.next, NOWHERE
             life.adopting = life.prompt_done = False
             life.stays = True
+            self._books.moved(event.request)
             if source not in (NOWHERE, life.home):
                 self._order(Release(source, event.request, event.epoch), now_ns, out)
                 self._drained(source, out)
@@ -294,6 +334,7 @@ class ClusterControl:
     def _back(self, life: Life, from_: int, now_ns: int, out: list[Action]) -> None:
         """The target will not have it: the source owns the request again."""
         life.next = NOWHERE
+        self._books.rehome(life.request.id, NOWHERE)
         life.reserved = life.adopting = False
         life.failed += (from_,)
         if life.home == NOWHERE:
@@ -311,6 +352,7 @@ class ClusterControl:
         if life.next != NOWHERE and not life.adopting:
             self._order(Cancel(life.next, life.request.id, life.epoch), now_ns, out)
             life.next = NOWHERE
+            self._books.rehome(life.request.id, NOWHERE)
 
     def _order(self, order: Release | Cancel, now_ns: int, out: list[Action]) -> None:
         """An order that stands whatever becomes of the request."""
@@ -355,6 +397,7 @@ class ClusterControl:
             elif life.home == lost:
                 # Adopted elsewhere or about to be: the target will say which.
                 life.home = NOWHERE
+                self._books.moved(request)
             elif life.next == lost:
                 self._back(life, lost, now_ns, out)
         return self._again(now_ns, out) if self._pending else out

@@ -33,7 +33,7 @@ from phasewise.policy import catalog
 from phasewise.workload.yamltext import one_line, plain_yaml, yaml_file
 
 T = TypeVar("T", bound=msgspec.Struct)
-_ROLES = ("batcher", "router")
+_ROLES = ("batcher", "router", "predictor")
 _TEXT = {"model", "device", "name", "latency", "role", "transfer", "link", *_ROLES}
 _WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "null": "nothing"}
 _SPECIAL: dict[str, bool | None] = {"true": True, "false": False, "null": None, "none": None, "": None}

@@ -14,8 +14,8 @@ SERVING, COMING, DRAINING, GONE = range(4)
 class Fleet:
     """The state of each replica: serving, coming (it will start, or is starting), draining, or gone."""
 
-    def __init__(self, roles: Sequence[str], blocks: Sequence[int]) -> None:
-        self.view = ClusterView(roles, blocks)
+    def __init__(self, roles: Sequence[str], blocks: Sequence[int], block_tokens: int = 1) -> None:
+        self.view = ClusterView(roles, blocks, block_tokens)
         self.draining: list[int] = []
         self._states = [SERVING] * len(roles)
 

@@ -45,8 +45,9 @@ class Guest:
 class HandOver:
     """The books of one replica. `inside` are those that it serves, `seats` is how many may run at once.
 
-    No guest is granted blocks while the others that are not seated hold `share` of all blocks or more. `known` says what the
-    room has to say of an attempt that it has heard of, `after` makes it think again once something has changed.
+    `guests` are those on their way, and those that have landed, until they are seated. None is granted blocks while the others
+    that are not seated hold `share` of all blocks or more. `known` says what the room has to say of an attempt that it has
+    heard of, `after` makes it think again once something has changed, `given` is told of each order that gives it a request.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class HandOver:
         share: float,
         known: Callable[[int, int], list[Action] | None],
         after: Callable[[int, list[Action]], list[Action]],
+        given: Callable[[int, int, list[Action], bool], list[Action]],
     ) -> None:
         self.handlers: Handlers = {
             Reserve: self._reserve,
@@ -69,13 +71,14 @@ class HandOver:
         self._replica = replica
         self._known = known
         self._after = after
+        self._given = given
         self._state = state
         self._inside = inside
         self._ledger = ledger = state.ledger
         self._seats = seats
         self._most = share * ledger.blocks
         self._asked: deque[Guest] = deque()
-        self._guests: dict[int, Guest] = {}
+        self.guests: dict[int, Guest] = {}
 
     def share(self, inside: dict[int, Resident]) -> None:
         """Those that the replica serves are another's book."""
@@ -84,12 +87,17 @@ class HandOver:
     def knows(self, request: int) -> bool:
         """Whether a request is on its way here, waits for a seat, or is parked."""
         landed = any(resident.id == request for resident in self._state.landed)
-        return request in self._guests or request in self._state.parked or landed
+        return request in self.guests or request in self._state.parked or landed
 
-    @property
-    def coming(self) -> int:
-        """Requests that have asked for blocks or have them, and no seat yet."""
-        return len(self._guests)
+    def coming(self) -> tuple[int, int]:
+        """How many will decode here and do not yet, and their tokens of context."""
+        guests, landed = self.guests, self._state.landed
+        if not guests and not landed:
+            return 0, 0
+        kept = [resident.known for resident in landed if resident.id not in guests]
+        orders = [guest.order for guest in guests.values()]
+        tokens = sum(order.request.prompt_tokens + order.from_token for order in orders)
+        return len(orders) + len(kept), tokens + sum(kept)
 
     @property
     def waits(self) -> bool:
@@ -108,8 +116,10 @@ class HandOver:
         known = event.request.prompt_tokens + event.from_token
         limit = self._state.max_context
         if known + 1 >= limit:
-            return [Declined(self._replica, request, epoch, f"{known} tokens and two more exceed the {limit} that fit")]
-        return self._after(now_ns, []) if self._ask(event) else []
+            reason = f"{known} tokens and two more exceed the {limit} that fit"
+            return self._given(request, now_ns, [Declined(self._replica, request, epoch, reason)], True)
+        fits = self._ask(event)
+        return self._given(request, now_ns, self._after(now_ns, []) if fits else [], False)
 
     def _adopt(self, event: Adopt, now_ns: int) -> list[Action]:
         request, epoch = event.request, event.epoch
@@ -121,6 +131,7 @@ class HandOver:
             seated = self._land(guest, out)
         elif parked is not None:
             seated = self._keep(parked, out)
+            self._given(request, now_ns, out, False)
         else:
             word = self._known(request, epoch)
             if word is None:
@@ -189,13 +200,13 @@ class HandOver:
 
     def guest(self, request: int, epoch: int) -> Guest | None:
         """The guest of this attempt, if it is not seated yet."""
-        guest = self._guests.get(request)
+        guest = self.guests.get(request)
         return guest if guest is not None and guest.order.epoch == epoch else None
 
     def _ask(self, order: Reserve) -> bool:
         """Somebody wants to come. Whether blocks may be granted at the next step boundary: there will not be more by then."""
         guest = Guest(order)
-        self._guests[order.request.id] = guest
+        self.guests[order.request.id] = guest
         self._asked.append(guest)
         known = order.request.prompt_tokens + order.from_token
         return len(self._asked) == 1 and self._ledger.need(known) <= self._ledger.free - self._ledger.watermark
@@ -218,7 +229,7 @@ class HandOver:
             out.append(Pull(request.id, epoch, guest.order.source, known))
 
     def _waiting_blocks(self) -> int:
-        return sum(guest.resident.blocks for guest in self._guests.values() if guest.resident is not None)
+        return sum(guest.resident.blocks for guest in self.guests.values() if guest.resident is not None)
 
     def _land(self, guest: Guest, out: list[Action]) -> bool:
         """If all of a guest is here and it is ours, it waits for a seat from now on: say so. Whether there is one."""
@@ -249,14 +260,14 @@ class HandOver:
         state = self._state
         while state.landed and len(state.running) < self._seats:
             resident = state.landed.popleft()
-            self._guests.pop(resident.id, None)
+            self.guests.pop(resident.id, None)
             state.running[resident.id] = self._inside[resident.id] = resident
             state.cohorts[ALL].join(resident)
             out.append(Enter(resident.id, resident.known, ALL))
 
     def _dismiss(self, request: int, out: list[Action]) -> None:
         """A guest will not stay: free what it holds."""
-        guest = self._guests.pop(request)
+        guest = self.guests.pop(request)
         if guest.resident is None:
             self._asked.remove(guest)
             return

@@ -27,6 +27,7 @@ from phasewise.core.message import (
     Cancel,
     Cancelled,
     Finished,
+    Prefilled,
     PromptDone,
     Ready,
     Refused,
@@ -43,7 +44,8 @@ class InstanceControl:
     """Replica number `replica`. `lanes` forward passes may be in flight at once; a leap needs a replica with one lane.
 
     `handlers` maps each kind of event that the room takes to what answers it: `(event, now_ns) -> actions`. With a `reporter`
-    the room tells the cluster how it stands; a `forgetful` one cannot repeat its last word on a request that it has let go.
+    the room tells the cluster how it stands; a `forgetful` one cannot repeat its last word on a request that it has let go; for
+    a router that `books`, it tells when a prompt is computed whose request stays.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class InstanceControl:
         replica: int = 0,
         reporter: Reporter | None = None,
         forgetful: bool = True,
+        books: bool = False,
     ) -> None:
         self.state = InstanceState(ledger, max_context)
         self.handlers: Handlers = {
@@ -75,9 +78,10 @@ class InstanceControl:
         self._leaving: dict[int, Resident] = {}
         seats = getattr(batcher, "max_seqs", 1 << 30)
         share = getattr(batcher, "accept_share", 1.0)
-        self._hand = HandOver(replica, self.state, self._inside, seats, share, self._known, self._after)
+        self._hand = HandOver(replica, self.state, self._inside, seats, share, self._known, self._after, self._given)
         self.handlers |= self._hand.handlers
         self._passing = False
+        self._books = books
         self._reporter = reporter
         self._told = None if forgetful else Told()
         self._runs = 0
@@ -102,7 +106,7 @@ class InstanceControl:
         resident = Resident(request, event.epoch, event.from_token, event.stays)
         if resident.known >= limit:
             reason = f"a prompt of {resident.known} tokens and one output token exceed the {limit} that fit"
-            return self._say([Refused(request.id, event.epoch, reason)])
+            return self._given(request.id, now_ns, self._say([Refused(request.id, event.epoch, reason)]), True)
         if (again := self._known(request.id, event.epoch)) is not None:
             return again
         self._inside[request.id] = resident
@@ -110,11 +114,7 @@ class InstanceControl:
         state = self.state
         state.waiting.append(resident)
         state.arrived_ns = now_ns
-        out = self._nudge(now_ns, True)
-        if self._reporter is not None:
-            self._reporter.taken += 1
-            self._report(now_ns, out)
-        return out
+        return self._given(request.id, now_ns, self._nudge(now_ns, True))
 
     def _known(self, request: int, epoch: int) -> list[Action] | None:
         """What there is to say of an attempt that this replica has heard of before; None: it has not."""
@@ -159,16 +159,32 @@ class InstanceControl:
             self._report(now_ns, out)
         return out
 
+    def _given(self, request: int, now_ns: int, out: list[Action], dropped: bool = False) -> list[Action]:
+        """The cluster has given a request to this replica: the next report says that it is no longer on its way.
+
+        `dropped`: it is not here either.
+        """
+        if self._reporter is not None:
+            self._reporter.taken = request
+            self._reporter.dropped += dropped
+            self._report(now_ns, out)
+        return out
+
     def _report(self, now_ns: int, out: list[Action]) -> None:
-        assert self._reporter is not None
-        self._reporter.tell(self.states, self._lanes[0], now_ns, out)
+        """Report a change, unless a lane is about to be filled: then what it runs is told as well."""
+        reporter = self._reporter
+        if reporter is not None and not reporter.alarmed and not self._waking:
+            reporter.tell([(self.state, self._hand)], self._lanes[0], now_ns, out)
 
     def _set_role(self, event: SetRole, now_ns: int) -> list[Action]:
         self.state.role = event.role
         return []
 
     def _began(self, event: Began, now_ns: int) -> list[Action]:
-        return [Ready(self.replica)]
+        out: list[Action] = [Ready(self.replica)]
+        if self._reporter is not None:
+            self._report(now_ns, out)
+        return out
 
     def _died(self, event: Died, now_ns: int) -> list[Action]:
         """The process is gone: what its requests had emitted. Nothing is asked of this room any more."""
@@ -204,6 +220,7 @@ class InstanceControl:
         if (self._inside or self._hand.waits) and any(lane.run is None for lane in self._lanes.values()):
             self._ask(now_ns, out)
         if self._reporter is not None:
+            self._reporter.rung(now_ns)
             self._report(now_ns, out)
         return out
 
@@ -231,6 +248,10 @@ class InstanceControl:
             self._leave(out)
         if self._passing:
             self._part(plan, out)
+        if self._books:
+            for chunk in plan.chunks:
+                if chunk.joins is not None and (one := self._inside.get(chunk.request)) is not None:
+                    out.append(Prefilled(one.id, one.epoch))
         if self._told is not None:
             self._told.keep(out)
         if self._inside or self._hand.waits:
@@ -265,7 +286,8 @@ class InstanceControl:
     def _part(self, plan: StepPlan, out: list[Action]) -> None:
         """Those that were to leave after their prompt do so: they keep their blocks, and run no more."""
         for chunk in plan.chunks:
-            if chunk.joins == AWAY and (resident := self._inside.get(chunk.request)) is not None:
+            resident = self._inside.get(chunk.request)
+            if chunk.joins == AWAY and resident is not None and resident.id not in self._leaving:
                 self._hand.park(resident)
                 out.append(PromptDone(self.replica, resident.id, resident.epoch, resident.generated))
 
@@ -285,6 +307,8 @@ class InstanceControl:
             out.append(Forget(resident.id))
         else:
             self.state.waiting.remove(resident)
+            if self._reporter is not None:
+                self._reporter.dropped += 1
             if resident.generated:
                 out.append(Forget(resident.id))
         out.append(Cancelled(resident.id, resident.epoch, resident.generated, self.replica))
@@ -304,8 +328,9 @@ class InstanceControl:
         state = self.state
         alone, lanes = self._alone, self._lanes
         if self._hand.waits:
-            self._hand.grant(out)
+            # Those who take their seats make room for others to come, who would otherwise wait for one boundary more.
             self._hand.seat(out)
+            self._hand.grant(out)
             if not (state.running or state.waiting):
                 return out
         if not alone:

@@ -16,7 +16,8 @@ class Life:
     `home` computes or decodes it, `next` is where it will decode (NOWHERE: not decided, or it stays). `delivered` tokens came
     from earlier attempts and count as prompt now, `emitted` include those of a finished prompt. Once `adopting`, `next` owns it
     unless it declines. `refused` replicas can never serve it; those it `failed` to go to may yet; it is not tried again before
-    `not_before_ns`. `stays`: the answer is decoded where the prompt is computed.
+    `not_before_ns`. `stays`: the answer is decoded where the prompt is computed. `predicted` is how long a predictor says that
+    the whole answer will be.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class Life:
         "home",
         "next",
         "not_before_ns",
+        "predicted",
         "prompt_done",
         "refused",
         "request",
@@ -37,8 +39,9 @@ class Life:
         "waits",
     )
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, predicted: int | None = None) -> None:
         self.request = request
+        self.predicted = predicted
         self.epoch = 0
         self.delivered = 0
         self.refused: tuple[int, ...] = ()
@@ -60,6 +63,11 @@ class Life:
     def owner(self) -> int:
         """The replica that answers for the request."""
         return self.next if self.adopting else self.home
+
+    @property
+    def left(self) -> int | None:
+        """Output tokens still to come, says the predictor."""
+        return None if self.predicted is None else max(0, self.predicted - self.delivered)
 
     @property
     def barred(self) -> tuple[int, ...]:

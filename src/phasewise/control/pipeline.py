@@ -15,7 +15,7 @@ from typing import Any
 
 from phasewise.control.instance import InstanceControl
 from phasewise.control.ports import Handlers
-from phasewise.control.reporter import Reporter
+from phasewise.control.reporter import Face, Reporter
 from phasewise.core.action import Action, Enter, Perished, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
 from phasewise.core.event import Began, Died, StepDone, Woken
@@ -39,8 +39,9 @@ class Pipe(InstanceControl):
         first: Pipe | None,
         replica: int = 0,
         forgetful: bool = True,
+        books: bool = False,
     ) -> None:
-        super().__init__(batcher, ledger, max_context, 1, replica, None, forgetful)
+        super().__init__(batcher, ledger, max_context, 1, replica, None, forgetful, books)
         self._alone = False
         if first is not None:
             self.state.waiting = first.state.waiting
@@ -71,7 +72,12 @@ class Pipe(InstanceControl):
     @property
     def load(self) -> int:
         """Requests that are its own, or will be."""
-        return len(self.state.running) + self._hand.coming
+        return len(self.state.running) + self._hand.coming()[0]
+
+    @property
+    def face(self) -> Face:
+        """What a report is made of."""
+        return self.state, self._hand
 
     def put_back(self, resident: Resident) -> None:
         """Preempt one of its residents."""
@@ -90,9 +96,10 @@ class PipelineControl:
         replica: int = 0,
         reporter: Reporter | None = None,
         forgetful: bool = True,
+        books: bool = False,
     ) -> None:
-        first = Pipe(batcher, ledger, max_context, None, replica, forgetful)
-        others = (Pipe(batcher, ledger, max_context, first, replica, forgetful) for _ in range(pipes - 1))
+        first = Pipe(batcher, ledger, max_context, None, replica, forgetful, books)
+        others = (Pipe(batcher, ledger, max_context, first, replica, forgetful, books) for _ in range(pipes - 1))
         self.pipes = (first, *others)
         self.handlers: Handlers = dict.fromkeys(first.handlers, self._about_request)
         self.handlers |= {StepDone: self._step_done, Submit: self._submit, Woken: self._woken}
@@ -116,21 +123,26 @@ class PipelineControl:
         out = pipe.handlers[Submit](event, now_ns)
         for pipe in self.pipes:
             pipe.heed(event, now_ns)
-        if self._reporter is not None and event.request.id in self.pipes[0]._inside:
-            self._reporter.taken += 1
-        return self._told(now_ns, out + self._nudge(now_ns))
+        return self._given(event.request.id, now_ns, out + self._nudge(now_ns))
+
+    def _given(self, request: int, now_ns: int, out: list[Action]) -> list[Action]:
+        """The cluster has given this replica a request, which is told with the next report."""
+        if self._reporter is not None:
+            self._reporter.taken = request
+            self._reporter.dropped += 1
+        return self._told(now_ns, out)
 
     def _told(self, now_ns: int, out: list[Action]) -> list[Action]:
         """The same actions, and a report if one is due. It tells of no progress: a pipeline's iterations overlap."""
-        if self._reporter is not None:
-            self._reporter.tell(self.states, None, now_ns, out)
+        if self._reporter is not None and not self._reporter.alarmed:
+            self._reporter.tell([pipe.face for pipe in self.pipes], None, now_ns, out)
         return out
 
     def _reserve(self, event: Reserve, now_ns: int) -> list[Action]:
         """A guest goes to the pipe that has the fewest requests."""
         known = [pipe for pipe in self.pipes if pipe.knows(event.request.id)]
         pipe = known[0] if known else min(self.pipes, key=lambda pipe: pipe.load)
-        return pipe.handlers[Reserve](event, now_ns) + self._nudge(now_ns)
+        return self._given(event.request.id, now_ns, pipe.handlers[Reserve](event, now_ns) + self._nudge(now_ns))
 
     def _set_role(self, event: SetRole, now_ns: int) -> list[Action]:
         for pipe in self.pipes:
@@ -144,7 +156,7 @@ class PipelineControl:
         return [Perished(tuple(delivered.values()))]
 
     def _began(self, event: Began, now_ns: int) -> list[Action]:
-        return self.pipes[0].handlers[Began](event, now_ns)
+        return self._told(now_ns, self.pipes[0].handlers[Began](event, now_ns))
 
     def _about_request(self, event: Any, now_ns: int) -> list[Action]:
         """Whatever else concerns a request is for the pipe that runs it, or for the first if none does."""
@@ -160,6 +172,8 @@ class PipelineControl:
 
     def _woken(self, event: Woken, now_ns: int) -> list[Action]:
         self._waking = False
+        if self._reporter is not None:
+            self._reporter.rung(now_ns)
         return self._told(now_ns, self._fill(now_ns, [], None))
 
     def _step_done(self, event: StepDone, now_ns: int) -> list[Action]:

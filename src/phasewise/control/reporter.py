@@ -1,122 +1,179 @@
-"""How a replica tells the cluster how it stands: at most every so often, and only of changes; progress is none.
+"""How a replica tells the cluster how it stands: at most every so often, and only of changes.
+
+Progress is none, and neither is a new order: the cluster knows what it has sent, and reckons with it until a report says that
+it has been taken. So the first report after an order is that of the step which begins it.
 
 It says when the iteration in progress ends and how long the next ones take, by its own model of the step times, so that whoever
-reads the report later can go on from there. A report is the same whether steps run one by one or in a leap.
+reads the report later can go on from there. A report is the same, and sent at the same instant, whether steps run one by one or
+in a leap: so a change that comes too early for the next report is told when its alarm rings, and by no step that ends then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from phasewise.control.handover import HandOver
 from phasewise.control.lane import Lane
 from phasewise.core.action import Action, Run, WakeAt
 from phasewise.core.message import Report
-from phasewise.core.step import total_ns
+from phasewise.core.step import Piece, total_ns
 from phasewise.core.view import InstanceState
 from phasewise.perf.latency import LatencyModel
 
-_AHEAD = 1 << 20  # iterations looked ahead in a plan without an end
+Face = tuple[InstanceState, HandOver]
+"""What is inside, and what is on its way in: one of a replica, or one of each pipe."""
+
+_AHEAD = 64  # iterations that are looked ahead at first in a plan without an end; then eight times as many, and so on
 
 
 class Reporter:
-    """Reports of one `replica`, `every_ns` apart at least; `belief` is what it takes the step times to be."""
+    """Reports of one `replica`, `every_ns` apart at least; `belief` is what it takes the step times to be.
 
-    __slots__ = ("_armed", "_belief", "_every_ns", "_last", "_next_ns", "_replica", "taken")
+    `taken` is the last request that the cluster gave the replica, in whatever order; `dropped` counts those that left without
+    having run. While it is `alarmed`, a report is due, and nothing need be told.
+    """
+
+    __slots__ = ("_belief", "_every_ns", "_last", "_next_ns", "_replica", "alarmed", "dropped", "taken")
 
     def __init__(self, replica: int, every_ns: int, belief: LatencyModel) -> None:
         self._replica = replica
         self._every_ns = every_ns
         self._belief = belief
         self._next_ns = 0
-        self._armed = False
         self._last: tuple[int, ...] = ()
-        self.taken = 0
+        self.alarmed = False
+        self.dropped = 0
+        self.taken = -1
 
-    def tell(self, states: Sequence[InstanceState], lane: Lane | None, now_ns: int, out: list[Action]) -> None:
-        """Report if anything has changed since the last time and it is time; otherwise when it is.
+    def rung(self, now_ns: int) -> None:
+        """An alarm rings, perhaps the one that was set for the next report."""
+        if self.alarmed and now_ns >= self._next_ns:
+            self.alarmed = False
+            self._last = ()  # something has changed since, be it that all looks as before
 
-        `states` share one queue and one ledger; `lane` is what is in flight, None where no progress is told of.
+    def tell(self, faces: Sequence[Face], lane: Lane | None, now_ns: int, out: list[Action]) -> None:
+        """Report if anything has changed since the last time and it is time; otherwise set an alarm.
+
+        `faces` share one queue and one ledger; `lane` is what is in flight, None where no progress is told of.
         """
-        now: tuple[int, ...] = (self.taken, len(states[0].waiting))
-        for state in states:
-            now += (len(state.running), len(state.prefilling), len(state.parked), len(state.landed))
-        if now_ns >= self._next_ns:
-            self._armed = False
-        if now == self._last or self._armed:
+        now: tuple[int, ...] = (self.dropped,)
+        for state, hand in faces:
+            running = state.running
+            now += (
+                len(running),
+                next(reversed(running), -1),
+                len(state.prefilling),
+                len(state.parked),
+                len(hand.guests),
+                len(state.landed),
+            )
+        if now == self._last:
             return
         if now_ns < self._next_ns:
-            self._armed = True
+            self.alarmed = True
             out.append(WakeAt(self._next_ns))
             return
         self._last = now
         self._next_ns = now_ns + self._every_ns
-        out.append(self._report(states, lane, now_ns))
+        out.append(self._report(faces, lane, now_ns))
 
-    def _report(self, states: Sequence[InstanceState], lane: Lane | None, now_ns: int) -> Report:
-        waiting, free = states[0].waiting, states[0].ledger.free
-        queued = sum(r.remaining for r in waiting)
-        decodes = context = 0
-        for state in states:
-            queued += sum(r.remaining for r in state.prefilling.values())
-            decodes += sum(cohort.count for cohort in state.cohorts.values())
-            context += sum(cohort.context for cohort in state.cohorts.values())
+    def _report(self, faces: Sequence[Face], lane: Lane | None, now_ns: int) -> Report:
+        queued = decodes = context = chunk = done = moving = begun = guests = guest_tokens = 0
+        waiting, ledger = faces[0][0].waiting, faces[0][0].ledger
+        for resident in waiting:
+            queued += resident.known - resident.computed
+        for state, hand in faces:
+            begun += len(state.prefilling)
+            for resident in state.prefilling.values():
+                queued += resident.known - resident.computed
+            for cohort in state.cohorts.values():
+                decodes += cohort.count
+                context += cohort.context
+            more, tokens = hand.coming()
+            guests += more
+            guest_tokens += tokens
+        free = ledger.free
+        next_ns, step_ns, slope_ns = -1, 0.0, 0.0
         run = None if lane is None else lane.run
-        if lane is None or run is None:
-            return Report(self._replica, now_ns, self.taken, len(waiting), queued, decodes, context, free)
-        done, next_ns, step_ns, slope_ns = progress(self._belief, run, lane.began_ns, now_ns)
-        chunk = sum(chunk.tokens for chunk in run.plan.chunks)
-        if run.repeat != 1:
-            free -= sum(cohort.growth(done + 1) for cohort in lane.cohorts)
+        if lane is not None and run is not None:
+            moving = run.decodes
+            done, next_ns, step_ns, slope_ns = progress(self._belief, run, now_ns - lane.began_ns)
+            next_ns += lane.began_ns
+            for piece in run.plan.chunks:
+                chunk += piece.tokens
+            if run.repeat != 1:
+                for cohort in lane.cohorts:
+                    free -= cohort.growth(done + 1)
         return Report(
-            replica=self._replica,
-            at_ns=now_ns,
-            taken=self.taken,
-            waiting=len(waiting),
-            queued=queued - done * chunk,
-            decodes=decodes,
-            context=context + done * run.decodes,
-            free=free,
-            chunk=chunk,
-            next_ns=next_ns,
-            step_ns=step_ns,
-            slope_ns=slope_ns,
+            self._replica,
+            now_ns,
+            self.taken,
+            len(waiting),
+            queued - done * chunk,
+            decodes,
+            context + done * moving,
+            free,
+            begun,
+            guests,
+            guest_tokens,
+            chunk,
+            moving,
+            next_ns,
+            step_ns,
+            slope_ns,
         )
 
 
-def progress(belief: LatencyModel, run: Run, began_ns: int, now_ns: int) -> tuple[int, int, float, float]:
-    """Of a run since `began_ns`: iterations done by now, when the one in progress ends, how long the next takes, and by how
-    much each takes longer than the one before.
+def progress(belief: LatencyModel, run: Run, spent_ns: int) -> tuple[int, int, float, float]:
+    """Of a run that began `spent_ns` ago: iterations done by now, when the one in progress ends (ns after the run began), how
+    long the next takes, and by how much each takes longer than the one before.
 
     With chunks the next is taken to be like the one in progress: it need not be the same plan's.
     """
-    chunks = run.plan.chunks
-    ahead = run.repeat or _AHEAD
-    if not chunks:
-        ahead += 1
+    chunks, decodes = run.plan.chunks, run.decodes
+    ahead = _AHEAD if run.repeat is None else min(run.repeat, _AHEAD)
+    while True:
+        pieces = belief.pieces(chunks, decodes, run.context, ahead)
+        done, end, step, slope, more = _reached(pieces, spent_ns)
+        if end > spent_ns or ahead == run.repeat:
+            break
+        # All are over by the belief: it has not looked far enough, or the last iteration takes longer than was believed.
+        ahead = ahead * 8 if run.repeat is None else min(run.repeat, ahead * 8)
+    if chunks:
+        return done, end, step, 0.0
+    if more > 1:
+        return done, end, step + slope, slope
+    # Asked from there, so that the answer does not hang on where the run began or ends.
+    following = belief.pieces((), decodes, run.context + (done + 1) * decodes, 2)
+    first, slope, steps = following[0]
+    return done, end, first, slope if steps > 1 else following[1][0] - first
+
+
+def _reached(pieces: tuple[Piece, ...], spent_ns: int) -> tuple[int, int, float, float, int]:
+    """Iterations of these pieces that end by `spent_ns`, all but the last at most; of the next one, when it ends, how long it
+    takes, by how much it is longer than the one before, and how many more its piece has.
+
+    Ends are rounded to whole nanoseconds, as the clock rounds them.
+    """
     spent, done = 0.0, 0
-    wanted = now_ns - began_ns
-    pieces = belief.pieces(chunks, run.decodes, run.context, ahead)
-    for first, slope, steps in pieces:
-        whole = total_ns((first, slope, steps), steps)
-        if spent + whole + 0.5 >= wanted + 1 or (first, slope, steps) == pieces[-1]:
-            n = _over(first, slope, steps, spent, wanted)
-            end = spent + total_ns((first, slope, steps), n + 1)
-            next_ns = began_ns + int(end + 0.5)
-            if chunks:
-                return done + n, next_ns, first + slope * n, 0.0
-            return done + n, next_ns, first + slope * (n + 1), slope
+    for piece in pieces:
+        first, slope, steps = piece
+        if piece is pieces[-1]:
+            break
+        whole = total_ns(piece, steps)
+        if spent + whole + 0.5 >= spent_ns + 1:
+            break
         spent += whole
         done += steps
-    raise AssertionError("a run without pieces")
-
-
-def _over(first: float, slope: float, steps: int, spent: float, wanted: int) -> int:
-    """How many steps of a piece, short of all, have ended by `wanted`, rounded as the clock rounds; `spent` went before."""
-    low, high = 0, steps - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if int(spent + total_ns((first, slope, steps), middle) + 0.5) <= wanted:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    # The root of a quadratic, in the form that also holds for a slope of 0; the boundaries themselves decide from there.
+    n = 0
+    x = spent_ns + 0.499 - spent
+    if x > first:
+        b = first - slope / 2
+        square = b * b + 2 * slope * x
+        n = min(int(2 * x / (b + square**0.5)), steps - 1) if square > 0 else steps - 1
+    while True:
+        end = int(spent + total_ns(piece, n + 1) + 0.5)
+        if end > spent_ns or n == steps - 1:
+            return done + n, end, first + slope * n, slope, steps - 1 - n
+        n += 1

@@ -27,13 +27,14 @@ def resolve(deployment: Deployment, where: str | None = None) -> Resolved:
     """
     spec = model(deployment.model, where)
     router = catalog.resolved("router", deployment.router, where)
+    predictor = catalog.resolved("predictor", deployment.predictor, where)
     _check(deployment, spec, where)
     batcher = catalog.resolved("batcher", deployment.batcher, where)
     groups = tuple(
         msgspec.structs.replace(group, batcher=group.batcher and catalog.resolved("batcher", group.batcher, where))
         for group in deployment.replicas
     )
-    filled = msgspec.structs.replace(deployment, batcher=batcher, router=router, replicas=groups)
+    filled = msgspec.structs.replace(deployment, batcher=batcher, router=router, replicas=groups, predictor=predictor)
     replicas: list[ResolvedReplica] = []
     for i in range(len(groups)):
         replicas += [_replica(filled, spec, i, where)] * groups[i].count

@@ -29,7 +29,8 @@ def open_cluster(resolved: Resolved, seed: int = 0) -> ClusterControl:
         router = router.seeded(seed)
     patience_ns = None if deployment.patience_s is None else to_ns(deployment.patience_s)
     replicas = resolved.replicas
-    return ClusterControl(router, [r.role for r in replicas], [r.blocks for r in replicas], patience_ns)
+    roles, blocks = [r.role for r in replicas], [r.blocks for r in replicas]
+    return ClusterControl(router, roles, blocks, patience_ns, deployment.block_tokens)
 
 
 def open_instance(
@@ -42,10 +43,12 @@ def open_instance(
     kind = PrefixLedger if deployment.prefix_cache else BlockLedger
     ledger = kind(spec.blocks, deployment.block_tokens, int(batcher.watermark * spec.blocks))
     reporter = None
-    if getattr(catalog.find("router", deployment.router.name), "watches", False):
+    router = catalog.find("router", deployment.router.name)
+    if getattr(router, "watches", False):
         belief = latency_model(deployment, resolved.model, spec) if beliefs is None else beliefs(replica)
         reporter = Reporter(replica, to_ns(deployment.report_s), belief)
     forgetful = deployment.patience_s is None
+    books = getattr(router, "books", False)
     if spec.pp > 1:
-        return PipelineControl(batcher, ledger, spec.max_context, spec.pp, replica, reporter, forgetful)
-    return InstanceControl(batcher, ledger, spec.max_context, 1, replica, reporter, forgetful)
+        return PipelineControl(batcher, ledger, spec.max_context, spec.pp, replica, reporter, forgetful, books)
+    return InstanceControl(batcher, ledger, spec.max_context, 1, replica, reporter, forgetful, books)

@@ -17,9 +17,13 @@ from phasewise.core.step import Piece
 
 
 class Arrived(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
-    """From the gateway: a client sent a request."""
+    """From the gateway: a client sent a request, which will have `predicted` output tokens by some predictor (None: by none).
+
+    A prediction enters here and nowhere else, so that a replay has it.
+    """
 
     request: Request
+    predicted: int | None = None
 
 
 class Gone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):

@@ -20,6 +20,7 @@ MESSAGES = (
     "accepted",
     "ready",
     "promptdone",
+    "prefilled",
     "reserved",
     "adopted",
     "released",

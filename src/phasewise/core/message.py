@@ -131,6 +131,13 @@ class PromptDone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=37)
     tokens: int
 
 
+class Prefilled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=42):
+    """Up, where the router keeps books: the prompt of a request that stays is computed."""
+
+    request: int
+    epoch: int
+
+
 class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38):
     """Up, to an order that was repeated: the request is here, and there is nothing new to tell."""
 
@@ -152,12 +159,13 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=40):
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41):
-    """Up: how the replica stands, as of when it was sent; `taken` submissions had reached it by then.
+    """Up: how the replica stands, as of when it was sent; `taken` is the last request that it had been given by then.
 
-    `queued` prompt tokens are still to be computed, of `waiting` requests not begun yet and those in progress. `decodes`
-    residents have `context` tokens; `free` blocks are held by nobody. The iteration in progress ends at `next_ns` (-1: it
-    idles) and computes `chunk` prompt tokens; the one after it will take `step_ns` if nothing changes, and each one
-    `slope_ns` more than the one before: by the replica's own model of its step times.
+    `queued` prompt tokens are still to be computed, of `waiting` requests not begun yet and `begun` ones. `decodes`
+    residents have `context` tokens; `free` blocks are held by nobody; `guests` will decode here and do not yet, with
+    `guest_tokens` of context. The iteration in progress ends at `next_ns` (-1: it idles), computes `chunk` prompt tokens and
+    a token for `moving` of the decodes; the one after it will take `step_ns` if nothing changes, and each one `slope_ns` more
+    than the one before: by the replica's own model of its step times.
     """
 
     replica: int
@@ -168,14 +176,31 @@ class Report(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41):
     decodes: int
     context: int
     free: int
+    begun: int = 0
+    guests: int = 0
+    guest_tokens: int = 0
     chunk: int = 0
+    moving: int = 0
     next_ns: int = -1
     step_ns: float = 0.0
     slope_ns: float = 0.0
 
 
 Down = Submit | Cancel | Reserve | Adopt | Release | SetRole
-Up = Refused | Finished | Cancelled | Reserved | Adopted | Declined | Released | PromptDone | Accepted | Ready | Report
+Up = (
+    Refused
+    | Finished
+    | Cancelled
+    | Reserved
+    | Adopted
+    | Declined
+    | Released
+    | PromptDone
+    | Prefilled
+    | Accepted
+    | Ready
+    | Report
+)
 DOWN: tuple[type, ...] = (Submit, Cancel, Reserve, Adopt, Release, SetRole)
 UP: tuple[type, ...] = (
     Refused,
@@ -186,6 +211,7 @@ UP: tuple[type, ...] = (
     Declined,
     Released,
     PromptDone,
+    Prefilled,
     Accepted,
     Ready,
     Report,

@@ -116,6 +116,8 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content of prompts in the KV memory (None: as the batcher's published system does by default). `latency` says what the
     step times rest on: the roofline (None), a published model's name, or the path of a latency file.
 
+    `predictor` says how long answers will be, to policies that ask.
+
     Of a fleet: `link` hands over keys and values; a replica reports to the router at most every `report_s`; where messages
     can be late or lost, the cluster repeats an order that has had no word for `patience_s` (None: the wire is reliable); a
     replica that starts serves after `cold_start_s`.
@@ -140,6 +142,12 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience_s: float | None = None
     cold_start_s: float = 60.0
     reference: str | None = None
+    predictor: PolicySpec = PolicySpec("none")
+
+    @property
+    def oracle(self) -> bool:
+        """Whether its predictor reads the true lengths: such a one says so in its name."""
+        return "oracle" in self.predictor.name
 
 
 class ResolvedReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,7 +22,15 @@ from phasewise.policy.batching.static import Static
 from phasewise.policy.batching.vllm_v0 import VllmV0
 from phasewise.policy.batching.vllm_v1 import VllmV1
 from phasewise.policy.batching.wait import Wait
+from phasewise.policy.prediction.mean import Mean
+from phasewise.policy.prediction.none import NoPrediction
+from phasewise.policy.prediction.oracle import Oracle
+from phasewise.policy.routing.distserve import DistServe as DistServeRouter
+from phasewise.policy.routing.least_pending import LeastPending
+from phasewise.policy.routing.power_of_two import PowerOfTwo
+from phasewise.policy.routing.random import Random
 from phasewise.policy.routing.round_robin import RoundRobin
+from phasewise.policy.routing.splitwise import Splitwise as SplitwiseRouter
 
 PAPERS: dict[tuple[str, str], tuple[type, str]] = {
     ("batcher", "distserve"): (DistServe, "DistServe (OSDI'24, arXiv 2401.09670), section 4.3 and published engine"),
@@ -34,7 +42,18 @@ PAPERS: dict[tuple[str, str], tuple[type, str]] = {
     ("batcher", "vllm-v0"): (VllmV0, "vLLM (SOSP'23), as pictured in Sarathi-Serve (OSDI'24)"),
     ("batcher", "vllm-v1"): (VllmV1, "vLLM v1 scheduler (published code)"),
     ("batcher", "wait"): (Wait, "WAIT (arXiv 2504.11320)"),
+    ("router", "distserve"): (DistServeRouter, "DistServe (OSDI'24, arXiv 2401.09670), section 4.3"),
+    ("router", "least-pending"): (
+        LeastPending,
+        "join the shortest queue, as Splitwise's simulator counts it (ISCA'24)",
+    ),
+    ("router", "power-of-two"): (PowerOfTwo, "the power of two choices (Mitzenmacher, IEEE TPDS 2001)"),
+    ("router", "random"): (Random, "folklore"),
+    ("predictor", "mean"): (Mean, "folklore"),
+    ("predictor", "none"): (NoPrediction, "folklore"),
+    ("predictor", "oracle"): (Oracle, "an upper bound, as in Splitwise's published simulator"),
     ("router", "round-robin"): (RoundRobin, "folklore"),
+    ("router", "splitwise"): (SplitwiseRouter, "Splitwise (ISCA'24, arXiv 2311.18677) and its published simulator"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, runtime_checkable
 
 from phasewise.core.action import Regroup, WakeAt
 from phasewise.core.request import Request
@@ -11,6 +11,9 @@ from phasewise.core.step import StepPlan
 from phasewise.core.view import InstanceState
 from phasewise.perf.latency import LatencyModel
 from phasewise.policy.fleet import ClusterView
+
+if TYPE_CHECKING:
+    from phasewise.workload.truth import Truth
 
 Planned = StepPlan | Regroup | WakeAt
 
@@ -53,11 +56,29 @@ class Seeded(Protocol):
         ...
 
 
+class Predictor(Protocol):
+    """How long an answer will be. Its word enters a room with the event of the arrival."""
+
+    def predict(self, request: Request) -> int | None:
+        """Output tokens that the request will have; None: nothing is known."""
+        ...
+
+
+@runtime_checkable
+class Oracular(Protocol):
+    """A predictor that must be shown the truth, and says so in its name."""
+
+    def shown(self, truth: Truth) -> Predictor:
+        """One that knows these lengths."""
+        ...
+
+
 class Homes(NamedTuple):
-    """Where the two phases of a request are served."""
+    """Where the two phases of a request are served; `roles` of replicas (which, what) are changed before that."""
 
     prefill: int
     decode: int
+    roles: tuple[tuple[int, str], ...] = ()
 
 
 class Router(Protocol):

@@ -330,13 +330,16 @@ class InstanceColumns:
 
 
 def _chain(spans: NDArray[Any], chained: NDArray[np.int64]) -> NDArray[Any]:
-    """Give each continuing span the row of the last token before it."""
+    """Give each continuing span the row of the last token before it; without any yet, one from elsewhere is ADOPTED."""
     if len(chained):
         order = np.argsort(spans["request"], kind="stable")
         before = np.empty(len(spans), np.int64)
         before[order[1:]] = order[:-1]
         for i in chained.tolist():
             last = int(spans["last"][before[i]])
+            if last < 0 and spans["first_token"][before[i]] == ADOPTED:
+                spans["first_token"][i] = ADOPTED
+                continue
             spans["first_token"][i] = last
             if spans["last"][i] < 0:
                 spans["last"][i] = last

@@ -94,11 +94,11 @@ class Scored:
             starts.append(_starts(steps, spans))
             some = spans["tokens"] > 0
             fresh = some & (spans["first_token"] >= 0)
-            row = np.maximum(
-                spans["first_token"], 0
-            )  # what is no row stands for something else, and counts for nothing
-            ends.append(np.where(fresh, steps["end_ns"][row], -1) if len(steps) else some[:0])
-            lasts.append(np.where(some, steps["end_ns"][spans["last"]], -1) if len(steps) else some[:0])
+            end, last = (np.full(len(spans), -1, np.int64) for _ in range(2))
+            end[fresh] = steps["end_ns"][spans["first_token"][fresh]]
+            last[some] = steps["end_ns"][spans["last"][some]]
+            ends.append(end)
+            lasts.append(last)
         start, end, last = (np.concatenate(x)[self._order] for x in (starts, ends, lasts))
         request = self.spans["request"][self._order]
         # Written in reverse, the first span of a request has the final word; forwards, the last one has.
@@ -264,6 +264,7 @@ def summary(header: Header, tables: Tables, events: int) -> dict[str, Any]:
         "failed": int(counts[Outcome.FAILED]),
         "simulated_s": (last - first) / NS_PER_S,
         "events": events,
+        "oracle": header.resolved.deployment.oracle,
         "iterations": int(steps["steps"].sum()),
         "tokens_cached": _cached(spans),
         "tokens_in": int(requests["prompt"][scored.finished].sum()),

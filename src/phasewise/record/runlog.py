@@ -31,6 +31,7 @@ from phasewise.record.columns import (
     InstanceColumns,
     Record,
 )
+from phasewise.record.fleet import fleet, is_fleet
 from phasewise.record.header import Header, Tables
 from phasewise.record.metrics import summary
 from phasewise.record.roomlog import RoomLog, read_segment
@@ -72,8 +73,11 @@ class RunLog:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Everything that the run is summed up to (`metrics.summary`); worked out when first asked for."""
-        return summary(self.header, self.tables, self.events)
+        """Everything that the run is summed up to (`metrics.summary`, `fleet.fleet`); worked out when first asked for."""
+        found = summary(self.header, self.tables, self.events)
+        if is_fleet(self.header.resolved):
+            found["fleet"] = fleet(self.header, self.tables)
+        return found
 
     def records(self, room: int) -> Iterator[Record]:
         """What a room took and did, in order: `(at_ns, event, actions)`. Room 0 is the cluster, 1 + i replica i."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from phasewise.core.spec import PolicySpec, Resolved, ResolvedReplica, Slo
+from phasewise.core.spec import Deployment, PolicySpec, Resolved, ResolvedReplica, Slo
 from phasewise.record.bubbles import busy_ns
 from phasewise.record.header import Header
 from phasewise.record.runlog import RunLog
@@ -45,6 +45,7 @@ def facts(header: Header, requests: int) -> list[tuple[str, str]]:
     ]
     if len(resolved.replicas) > 1:
         rows.append(("router", policy_text(resolved.deployment.router)))
+    rows += predictions([resolved.deployment])
     rows.append(("workload", f"{workload_text(header)} · {requests:,} requests · seed {header.seed}"))
     rows.append(("times rest on", resolved.basis))
     if "prefix_block_tokens" in header.workload:
@@ -131,6 +132,16 @@ def policy_text(spec: PolicySpec) -> str:
     """A policy's name with its parameters: "sarathi (token_budget 512, max_seqs 128)"."""
     params = ", ".join(f"{key} {value}" for key, value in spec.params.items())
     return f"{spec.name} ({params})" if params else spec.name
+
+
+def predictions(deployments: Sequence[Deployment]) -> list[tuple[str, str]]:
+    """Who says how long answers will be, as one (name, text), and whether it is an oracle; nothing where nobody does."""
+    found = dict.fromkeys(
+        policy_text(d.predictor) + ", which reads the true lengths" * d.oracle
+        for d in deployments
+        if d.predictor.name != "none"
+    )
+    return [("lengths by", " · ".join(found))] if found else []
 
 
 def workload_text(header: Header) -> str:

@@ -55,7 +55,7 @@ class Mishaps:
     def __init__(self, world: Stage, scenario: Scenario) -> None:
         self._world = world
         self._scenario = scenario
-        self._numbers = 0
+        self._numbers = self._followed = 0
         self._cold_ns = to_ns(world.resolved.deployment.cold_start_s)
         self._mangles = [fault for fault in scenario.faults if isinstance(fault, Mangles)]
         self._draws = np.random.default_rng(np.random.SeedSequence(scenario.seed, spawn_key=(_STREAM,)))
@@ -92,6 +92,11 @@ class Mishaps:
     def _fault(self, at_ns: int, number: int, fault: Any) -> None:
         self.last_ns = max(self.last_ns, at_ns)
         heappush(self._inbox, (at_ns, _AFTER + number, self._room, fault))
+
+    def _follow(self, at_ns: int, what: Start | Boot) -> None:
+        """Have something that follows from a fault happen, after all faults of that instant."""
+        self._followed += 1
+        self._fault(at_ns, len(self._scenario.faults) + self._followed, what)
 
     def _post(self, at_ns: int, room: int, message: Any) -> None:
         self._numbers += 1
@@ -192,7 +197,7 @@ class Mishaps:
             self._post(heard_ns, self._room, Lost(replica, action.delivered, returns=back_ns is not None))
             if back_ns is not None:
                 # It is not started again before anybody knows that it is gone.
-                self._fault(max(back_ns, heard_ns), len(self._scenario.faults), Start(replica))
+                self._follow(max(back_ns, heard_ns), Start(replica))
 
         return tell
 
@@ -205,7 +210,7 @@ class Mishaps:
             self._world.instances[replica].take(Began())
         else:
             self._booting.add(replica)
-            self._fault(self._world.clock.now_ns + self._cold_ns, len(self._scenario.faults), action)
+            self._follow(self._world.clock.now_ns + self._cold_ns, action)
 
     def _boot(self, replica: int) -> None:
         self._booting.discard(replica)

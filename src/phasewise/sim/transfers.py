@@ -70,6 +70,8 @@ class Transfers:
         # source -> transfers that wait for its prompts
         self.waiting: dict[int, list[Transfer]] = {}
         self._by_flow: dict[int, Transfer] = {}
+        # source -> `(first_ns, end_ns, requests)` of its last step whose prompts leave layer by layer
+        self._steps: dict[int, tuple[int, int, set[int]]] = {}
         self._numbers = 0
         # `(at_ns, number, transfer, event)` of what is to happen
         self._news: list[tuple[int, int, Transfer, Any]] = []
@@ -84,6 +86,7 @@ class Transfers:
             self._begin(transfer)
         else:
             self.waiting.setdefault(action.source, []).append(transfer)
+            self._overlap(transfer)
 
     def drop(self, target: int, action: Drop) -> None:
         """A pull is not wanted any more."""
@@ -98,13 +101,19 @@ class Transfers:
         chunks = [chunk for chunk in run.plan.chunks if chunk.joins == AWAY]
         if not chunks or not layer_wise(self._spec, sum(chunk.tokens for chunk in run.plan.chunks)):
             return
-        leaving = {chunk.request for chunk in chunks}
         now_ns = self._clock.now_ns
         first_ns = now_ns + (end_ns - now_ns) // self._model.layers
+        self._steps[source] = first_ns, end_ns, {chunk.request for chunk in chunks}
         for transfer in self.waiting.get(source, ()):
-            if transfer.request in leaving:
-                transfer.ready_ns = end_ns
-                self._announce(transfer, None, first_ns)
+            self._overlap(transfer)
+
+    def _overlap(self, transfer: Transfer) -> None:
+        """If the source is at the step that ends its prompt, its layers leave as they are done; also if it is wanted late."""
+        first_ns, end_ns, leaving = self._steps.get(transfer.source, (0, 0, set()))
+        now_ns = self._clock.now_ns
+        if transfer.request in leaving and now_ns < end_ns:
+            transfer.ready_ns = end_ns
+            self._announce(transfer, None, max(first_ns, now_ns))
 
     def computed(self, source: int) -> None:
         """A source has ended a step: what is parked there now can be fetched."""
@@ -162,6 +171,7 @@ class Transfers:
 
     def gone(self, replica: int) -> None:
         """A replica has died: what it sent is lost, what it fetched is not wanted."""
+        self._steps.pop(replica, None)
         self._flows.drop_between(replica, None)
         self._flows.drop_between(None, replica)
         for transfer in list(self._open.values()):

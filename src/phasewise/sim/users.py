@@ -15,6 +15,7 @@ import msgspec
 
 from phasewise.core.action import Ended
 from phasewise.core.event import Arrived
+from phasewise.core.request import Request
 from phasewise.sim.clock import VirtualClock
 from phasewise.workload.workload import Workload
 
@@ -22,10 +23,20 @@ SEND = -1
 
 
 class Users:
-    """The users of a closed workload, until all of its requests have been sent. `alarms` holds `(at_ns, SEND)` for each."""
+    """The users of a closed workload, until all of its requests have been sent. `alarms` holds `(at_ns, SEND)` for each.
 
-    def __init__(self, workload: Workload, clock: VirtualClock, alarms: list[tuple[int, int]]) -> None:
+    `arrived` makes the event of a request.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        clock: VirtualClock,
+        alarms: list[tuple[int, int]],
+        arrived: Callable[[Request], Arrived] = Arrived,
+    ) -> None:
         assert workload.closed is not None
+        self._arrived = arrived
         self._clock = clock
         self._alarms = alarms
         self._requests = workload.requests()
@@ -42,7 +53,7 @@ class Users:
 
         def send(alarm: object) -> None:
             request = msgspec.structs.replace(next(self._requests), arrival_ns=self._clock.now_ns)
-            take(Arrived(request))
+            take(self._arrived(request))
             if progress is not None and not request.id % 1024:
                 progress(request.id)
 

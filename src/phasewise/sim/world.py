@@ -29,14 +29,19 @@ from phasewise.core.action import (
     Stop,
     WakeAt,
 )
+from phasewise.core.errors import InputError
 from phasewise.core.event import Arrived, Gone, StepDone, Woken
 from phasewise.core.fault import Scenario
 from phasewise.core.message import DOWN, UP
+from phasewise.core.request import Request
 from phasewise.core.spec import MIXED, Resolved
 from phasewise.core.units import NS_PER_S, to_ns
 from phasewise.core.view import InstanceState
 from phasewise.perf.latency import LatencyModel
 from phasewise.perf.pipeline import staged
+from phasewise.policy import catalog
+from phasewise.policy.prediction.none import NoPrediction
+from phasewise.policy.roles import Oracular
 from phasewise.record.runlog import Recorder
 from phasewise.sim.clock import VirtualClock
 from phasewise.sim.executor import Lane, ModelledExecutor
@@ -86,7 +91,8 @@ class World:
         self._n = n = len(resolved.replicas)
         # Step ends of one instant come by replica, then lane: the place of each replica's first lane, then of transfers.
         self._orders = list(accumulate((replica.pp for replica in resolved.replicas), initial=0))
-        self._users = None if workload.closed is None else Users(workload, self.clock, self._alarms)
+        self._arrived = arrivals(resolved, workload)
+        self._users = None if workload.closed is None else Users(workload, self.clock, self._alarms, self._arrived)
         self.inbox: deque[Mail] | list[Mail] = deque()
         self.mishaps = None if scenario is None else Mishaps(self, scenario)
         self.transfers = self._transfers(scenario)
@@ -139,7 +145,7 @@ class World:
 
             def run(action: Run) -> None:
                 executor.run(action)
-                if i in transfers.waiting:
+                if action.plan.chunks:
                     transfers.computing(i, action, executor.lanes[action.plan.lane].end_ns)
 
             ports[Run] = run
@@ -214,12 +220,13 @@ class World:
     def _outside(self, progress: Callable[[int], None] | None) -> Iterator[tuple[int, Any]]:
         """What comes from the gateway: arrivals, and clients leaving (first, at one instant); then never anything again."""
         leaving = deque(sorted((at, request) for request, at in self._workload.gone_ns.items()))
+        arrived = self._arrived
         for request in self._workload.requests():
             at_ns = request.arrival_ns
             while leaving and leaving[0][0] <= at_ns and leaving[0][1] < request.id:
                 gone_ns, who = leaving.popleft()
                 yield gone_ns, Gone(who)
-            yield at_ns, Arrived(request)
+            yield at_ns, arrived(request)
             if progress is not None and not request.id % 1024:
                 progress(request.id)
         for gone_ns, who in leaving:
@@ -234,6 +241,21 @@ class World:
 
     def _to_cluster(self, action: Action) -> None:
         self.inbox.append((self.clock.now_ns + self.wire_ns, 0, self._n, action))
+
+
+def arrivals(resolved: Resolved, workload: Workload) -> Callable[[Request], Arrived]:
+    """What makes the event of a request, with what the deployment's predictor says of it: here, and only here, an oracle is
+    shown the truth."""
+    predictor = catalog.build("predictor", resolved.deployment.predictor)
+    if isinstance(predictor, NoPrediction):
+        return Arrived
+    if isinstance(predictor, Oracular):
+        if not resolved.deployment.oracle:
+            raise InputError(
+                f"predictor {resolved.deployment.predictor.name} reads the truth; have 'oracle' in its name"
+            )
+        predictor = predictor.shown(workload.truth)
+    return lambda request: Arrived(request, predictor.predict(request))
 
 
 def _nothing(action: Action) -> None:

@@ -1,0 +1,143 @@
+"""The leap law where a router reads reports: step by step or in leaps, a fleet says the same at the same instants.
+
+Replicas report by a belief equal to the physics. The replay law holds of the same worlds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phasewise.control.replay import replay
+from phasewise.core.message import DOWN, UP, Report
+from phasewise.core.spec import DECODE, PREFILL, PolicySpec, Resolved
+from phasewise.core.step import StepPlan
+from phasewise.policy import catalog
+from phasewise.record.runlog import RunLog
+from phasewise.sim.simulate import simulate
+from worlds import ARMS, ConstantLatency, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
+
+ROUTERS = ("distserve", "least-pending", "power-of-two", "random", "round-robin")
+BATCHERS = ("sarathi", "vllm-v0", "wait, late", "distserve", "splitwise")
+
+
+def single(policy: type) -> type:
+    """A batcher that plans as `policy` does, one iteration at a time."""
+
+    class Single(policy):  # type: ignore[misc]
+        def plan(self, state: Any, now_ns: int) -> tuple[Any, ...]:
+            planned = super().plan(state, now_ns)
+            return tuple(msgspec.structs.replace(p, repeat=1) if isinstance(p, StepPlan) else p for p in planned)
+
+    return Single
+
+
+@pytest.fixture(autouse=True, scope="module")
+def single_batchers() -> Iterator[None]:
+    """The catalogue with every batcher step by step, as `single/name`."""
+    names = {ARMS[arm][0] for arm in BATCHERS}
+    added = {("batcher", f"single/{name}"): (single(catalog.find("batcher", name)), "test") for name in names}
+    catalog.PAPERS.update(added)
+    yield
+    for key in added:
+        del catalog.PAPERS[key]
+
+
+def fleet(router: str, resolved: Resolved, report_s: float, roles: tuple[str, ...] | None = None) -> Resolved:
+    """The deployment under another router, its replicas in other roles."""
+    deployment = msgspec.structs.replace(resolved.deployment, router=PolicySpec(router), report_s=report_s)
+    replicas = resolved.replicas
+    if roles is not None:
+        replicas = tuple(msgspec.structs.replace(r, role=role) for r, role in zip(replicas, roles, strict=True))
+    return msgspec.structs.replace(resolved, deployment=deployment, replicas=replicas)
+
+
+def messages(log: RunLog, room: int) -> list[tuple[int, Any]]:
+    """Everything that a room said to the other, and when."""
+    return [(at, a) for at, _, actions in log.records(room) for a in actions if isinstance(a, (*DOWN, *UP))]
+
+
+@pytest.mark.parametrize("arm", BATCHERS)
+@given(data=st.data())
+@settings(max_examples=settings.default.max_examples // 3)
+def test_in_whole_nanoseconds_reports_are_the_same_to_the_last(arm: str, data: st.DataObject) -> None:
+    batcher, params = ARMS[arm]
+    rows = data.draw(random_rows(most=14, prompt=30, output=30, gap_ns=40_000))
+    rows = [(at // 1_000 * 1_000, prompt, output) for at, prompt, output in rows]
+    gone = {i: max(rows[i][0], at // 1_000 * 1_000) for i, at in data.draw(random_gone(rows)).items()}
+    blocks = data.draw(st.integers(6, 14))
+    wire_s = data.draw(st.sampled_from([0.0, 2e-6]))
+    report_s = data.draw(st.sampled_from([0.0, 3e-6, 20e-6]))
+    latency = data.draw(
+        st.sampled_from(
+            [
+                ConstantLatency(1_000),
+                ToyLatency(base=2_000, per_token=1_000, per_context=0, per_pair=0),
+                ToyLatency(base=1_000, per_token=0, per_context=1_000, per_pair=0),
+                ToyLatency(base=1_000, per_token=0, per_context=1_000, per_pair=0, split=3),
+                ToyLatency(),
+            ]
+        )
+    )
+    router = data.draw(st.sampled_from(ROUTERS))
+    roles = data.draw(st.sampled_from([None, (PREFILL, PREFILL, DECODE, DECODE)])) if "wait" not in arm else None
+
+    def run(name: str) -> RunLog:
+        resolved = toy_resolved(name, params, blocks, 8, replicas=4, wire_s=wire_s)
+        return simulate(fleet(router, resolved, report_s, roles), mixed(rows, gone), 3, physics=lambda i: latency)
+
+    leapt, stepped = run(batcher), run(f"single/{batcher}")
+    for room in range(leapt.rooms):
+        assert messages(leapt, room) == messages(stepped, room)
+    assert replay(leapt, lambda i: latency) == leapt.summary["events"]
+
+
+@given(data=st.data())
+@settings(max_examples=settings.default.max_examples // 3)
+def test_in_fractions_of_nanoseconds_reports_agree(data: st.DataObject) -> None:
+    rows = data.draw(random_rows(most=14, prompt=30, output=30, gap_ns=40_000, ties=False))
+    latency = ToyLatency(whole=False)
+
+    def run(name: str) -> RunLog:
+        resolved = toy_resolved(name, {"max_seqs": 4, "token_budget": 16}, 14, 8, replicas=3)
+        return simulate(fleet("least-pending", resolved, 20e-6), mixed(rows), physics=lambda i: latency)
+
+    leapt, stepped = run("sarathi"), run("single/sarathi")
+    for room in range(leapt.rooms):
+        for (at, one), (then, other) in zip(messages(leapt, room), messages(stepped, room), strict=True):
+            assert abs(at - then) <= 1_000
+            if isinstance(one, Report):
+                assert msgspec.to_builtins(one) == pytest.approx(msgspec.to_builtins(other), rel=1e-9, abs=1_000)
+                one, other = plain(one), plain(other)
+            assert one == other
+
+
+def plain(report: Report) -> Report:
+    """A report without its times."""
+    return msgspec.structs.replace(report, at_ns=0, next_ns=0, step_ns=0.0, slope_ns=0.0)
+
+
+def test_reports_come_at_most_every_so_often_and_say_what_has_changed() -> None:
+    """A burst, then silence: the last report is of an idle replica, and nothing is on its way any more."""
+    rows = [(i * 3_000, 20, 8) for i in range(30)]
+    resolved = fleet("least-pending", toy_resolved("sarathi", blocks=40, block_tokens=8, replicas=2), 50e-6)
+    log = simulate(resolved, workload(rows), physics=lambda i: ToyLatency())
+    assert log.summary["completed"] == 30
+    for room in (1, 2):
+        reports = [m for _, m in messages(log, room) if isinstance(m, Report)]
+        assert len(reports) > 3
+        assert all(b.at_ns - a.at_ns >= 50_000 for a, b in itertools.pairwise(reports))
+        taken = [m.request.id for _, m in messages(log, 0) if getattr(m, "replica", -1) == room - 1]
+        last = reports[-1]
+        assert (last.taken, last.queued, last.decodes, last.free, last.next_ns) == (taken[-1], 0, 0, 40, -1)
+
+
+def test_without_a_router_that_looks_nobody_reports() -> None:
+    log = simulate(toy_resolved(replicas=2), workload([(0, 30, 5)]), physics=lambda i: ToyLatency())
+    assert not [m for room in (1, 2) for _, m in messages(log, room) if isinstance(m, Report)]
