@@ -27,6 +27,7 @@ from distserve_arms import (
     VLLM,
     Application,
     colocated,
+    devices,
     earlier,
     pair,
     placed,
@@ -253,8 +254,7 @@ def short(bench: Bench, app: Application) -> list[tuple[str, Rate, Rate]]:
     few: list[list[float]] = [[], []]
     for seed in range(SEEDS):
         for i, arm in enumerate(arms):
-            devices = sum(replica.tp for replica in arm.replicas)
-            smaller = bench._replace(requests=app.sent * devices, seed=seed)
+            smaller = bench._replace(requests=app.sent * devices(arm), seed=seed)
             few[i].append(smaller.search([arm], [app.data])[0].joint or 0.0)
     means = [sum(found) / SEEDS for found in few]
     return [("another seed", one.joint, other.joint), ("as few requests as in the artifact", means[0], means[1])]
