@@ -15,9 +15,6 @@ import numpy as np
 from phasewise.control.resolve import resolve
 from phasewise.core.spec import DECODE, PREFILL, Deployment, LinkSpec, PolicySpec, ReplicaSpec, Resolved, Slo
 from phasewise.core.steptimes import DecodeTimes, PrefillTimes, StepTimes
-from phasewise.perf.hardware import device
-from phasewise.perf.memory import kv_blocks
-from phasewise.perf.models import model
 from phasewise.workload.arrivals import Poisson
 from phasewise.workload.lengths import LogNormal, QuantileTable
 from phasewise.workload.source import read_description
@@ -100,47 +97,34 @@ def colocated(app: Application, batcher: PolicySpec, tp: int | None = None) -> R
     return resolve(Deployment(app.model, (group,), batcher, block_tokens=BLOCK, slo=app.slo, latency="distserve"))
 
 
-def placed(app: Application, link: LinkSpec = NVLINK, decode_tp: int | None = None) -> Resolved:
-    """The artifact's placement: 13B one prefill replica of TP 2 and one decode replica of TP 1; 66B of TP 4 and of TP 2 in
-    two stages. `decode_tp`: one stage of so many devices instead.
-
-    Two stages serve two micro-batches in turn, each of which passes both: so each advances as a TP 2 replica of its own would
-    that holds half of the pipeline's memory. Two such halves stand for it. What is lost is that both share the memory and that
-    a stage waits for a longer one (in the published simulator at most the 2 ms that only the first stage spends).
-    """
+def placed(app: Application, link: LinkSpec = NVLINK, answers: tuple[int, int] | None = None) -> Resolved:
+    """The artifact's placement: 13B a prefill replica of TP 2 and a decode replica of TP 1; 66B of TP 4 and of TP 2 in two
+    stages. `answers`: another TP and number of stages of the decode replica."""
     small = app.model == OPT_13B
-    halves = not small and decode_tp is None
-    prefill = ReplicaSpec(DEVICE, 1, 2 if small else 4, MEMORY, PREFILL)
-    decode = ReplicaSpec(DEVICE, 2 if halves else 1, decode_tp or (1 if small else 2), MEMORY, DECODE)
-    deployment = Deployment(
-        app.model,
-        (prefill, decode),
-        PolicySpec("distserve"),
-        block_tokens=BLOCK,
-        slo=app.slo,
-        link=link,
-        latency="distserve",
+    tp, pp = answers or ((1, 1) if small else (2, 2))
+    return apart(app.model, (2 if small else 4, 1), (tp, pp), app.slo, link)
+
+
+def apart(
+    name: str,
+    prompts: tuple[int, int],
+    answers: tuple[int, int],
+    slo: Slo,
+    link: LinkSpec = NVLINK,
+    decode_tokens: int | None = None,
+    latency: str | None = "distserve",
+) -> Resolved:
+    """A prefill and a decode replica, each with its TP and its stages."""
+    groups = tuple(
+        ReplicaSpec(DEVICE, 1, tp, MEMORY, role, pp) for (tp, pp), role in ((prompts, PREFILL), (answers, DECODE))
     )
-    found = resolve(deployment)
-    if not halves:
-        return found
-    blocks = pipeline_blocks(app.model) // 2
-    replicas = tuple(
-        r if r.role == PREFILL else msgspec.structs.replace(r, blocks=blocks, max_context=CONTEXT)
-        for r in found.replicas
-    )
-    return msgspec.structs.replace(found, replicas=replicas)
+    batcher = PolicySpec("distserve", {"decode_tokens": decode_tokens})
+    return resolve(Deployment(name, groups, batcher, block_tokens=BLOCK, slo=slo, link=link, latency=latency))
 
 
 def placed_175b() -> Resolved:
-    """OPT-175B on the roofline, TP 8 and TP 8: no fits are published, and here it is only asked what transfers take."""
-    groups = tuple(ReplicaSpec(DEVICE, 1, 8, MEMORY, role) for role in (PREFILL, DECODE))
-    return resolve(Deployment(OPT_175B, groups, PolicySpec("distserve"), slo=Slo(4.0, 0.2), link=NVLINK))
-
-
-def pipeline_blocks(name: str) -> int:
-    """Blocks of TP 2 in two stages, taken to be those of TP 4: each device holds as much of the weights and of each token."""
-    return kv_blocks(model(name), device(DEVICE), 4, MEMORY, BLOCK)
+    """OPT-175B on the artifact's 21 devices, by the roofline: no fits are published, and only transfers are looked at."""
+    return apart(OPT_175B, (3, 3), (4, 3), Slo(4.0, 0.2), latency=None)
 
 
 def slower(deployment: Resolved, host_ms: float) -> Resolved:
@@ -191,9 +175,5 @@ def earlier(deployment: Resolved) -> Resolved:
 
 
 def pair(prefill_tp: int, decode_tp: int, slo: Slo = PAIR_SLO, decode_tokens: int | None = None) -> Resolved:
-    """OPT-13B: a prefill and a decode replica of so many devices each, under the simulator's objectives or others."""
-    groups = tuple(
-        ReplicaSpec(DEVICE, 1, tp, MEMORY, role) for tp, role in ((prefill_tp, PREFILL), (decode_tp, DECODE))
-    )
-    batcher = PolicySpec("distserve", {"decode_tokens": decode_tokens})
-    return resolve(Deployment(OPT_13B, groups, batcher, block_tokens=BLOCK, slo=slo, link=NVLINK, latency="distserve"))
+    """OPT-13B, one stage each, under the simulator's objectives or others."""
+    return apart(OPT_13B, (prefill_tp, 1), (decode_tp, 1), slo, decode_tokens=decode_tokens)

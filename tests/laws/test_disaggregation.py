@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import random
 from functools import cache
 
 import numpy as np
 import pytest
 
-from phasewise.core.request import Request
-from phasewise.core.spec import DECODE, PREFILL, LinkSpec, PolicySpec, Resolved, Slo
+from phasewise.core.spec import LinkSpec, PolicySpec, Resolved, Slo
 from phasewise.planner.capacity import capacity, probe
 from phasewise.planner.objective import Percentiles, percentiles
 from phasewise.planner.source import source
-from phasewise.policy import catalog
-from phasewise.policy.fleet import ClusterView
 from phasewise.record.metrics import Scored
 from phasewise.sim.simulate import simulate
 from phasewise.workload.arrivals import FixedGaps, Poisson
@@ -32,23 +28,6 @@ LINES = Lines(SERVICE_S * 1e3 / PROMPT, 24.0, 0.51)
 """Of the decode steps' two numbers one is chosen for 10 requests/s, the other for what both phases together then come to."""
 BOTH = percentiles((f"ttft={SLO.ttft_s}@p90", f"tpot={SLO.tpot_s}@p90"))
 """Each percentile by itself, as the published simulator scores them: so the phases can be held apart."""
-
-
-class Chance:
-    """Any replica that serves the phase is as likely as the next: Poisson arrivals stay Poisson at each."""
-
-    def __init__(self) -> None:
-        self._draw = random.Random(5)
-
-    def route(self, request: Request, cluster: ClusterView, now_ns: int, source: int | None = None) -> int:
-        return self._draw.choice(cluster.able(PREFILL if source is None else DECODE))
-
-
-@pytest.fixture
-def chance(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a router that draws lots."""
-    monkeypatch.setitem(catalog.PAPERS, ("router", "chance"), (Chance, "a test"))
-    return "chance"
 
 
 def demand(output: int, requests: int = 3_000, rate: float = 1.0) -> Workload:
@@ -86,19 +65,21 @@ def within(t_s: float, rate: float, service_s: float) -> float:
 
 @pytest.mark.parametrize("load", [0.5, 0.7])
 @pytest.mark.parametrize("replicas", [1, 3])
-def test_ttft_of_prefill_replicas_is_that_of_md1_queues(load: float, replicas: int, chance: str) -> None:
+def test_ttft_of_prefill_replicas_is_that_of_md1_queues(load: float, replicas: int) -> None:
     """TTFT = D + R D^2 / (2 (1 - R D)) at each of N replicas, with R / N (DistServe, section 3.1)."""
-    deployment = fleet(split(replicas, 1), LINES, router=chance)
+    deployment = fleet(split(replicas, 1), LINES, router="random")
     log = simulate(deployment, demand(1, 45_000, replicas * load / SERVICE_S))
     rate = load / SERVICE_S
     expected_s = SERVICE_S + rate * SERVICE_S**2 / (2 * (1 - rate * SERVICE_S))
     assert Scored(log.tables).ttft_s.mean() == pytest.approx(expected_s, rel=0.05)
 
 
-def test_taking_turns_is_better_than_drawing_lots(chance: str) -> None:
+def test_taking_turns_is_better_than_drawing_lots() -> None:
     """Arrivals at each of N replicas that take turns are more even than Poisson, so the formula is a bound."""
     work = demand(1, 20_000, 3 * 0.7 / SERVICE_S)
-    turns, lots = (Scored(simulate(fleet(split(3, 1), LINES, router=r), work).tables) for r in ("round-robin", chance))
+    turns, lots = (
+        Scored(simulate(fleet(split(3, 1), LINES, router=r), work).tables) for r in ("round-robin", "random")
+    )
     assert turns.delay_s.mean() < 0.6 * lots.delay_s.mean()
 
 
@@ -120,9 +101,9 @@ def test_one_prefill_replica_keeps_what_the_queue_keeps() -> None:
 
 
 @pytest.mark.parametrize(("prefills", "decodes"), [(1, 1), (1, 2), (2, 1), (3, 2)])
-def test_a_fleet_is_as_good_as_its_worse_phase(prefills: int, decodes: int, chance: str) -> None:
+def test_a_fleet_is_as_good_as_its_worse_phase(prefills: int, decodes: int) -> None:
     """min(n g_p, m g_d) for n prefill and m decode replicas, where keys and values move in no time."""
-    deployment = fleet(split(prefills, decodes), LINES, router=chance)
+    deployment = fleet(split(prefills, decodes), LINES, router="random")
     expected = min(prefills * prefill_goodput(), decodes * decode_goodput(3_000))
     assert holds(deployment, 0.95 * expected, 3_000 * decodes)
     assert not holds(deployment, 1.05 * expected, 3_000 * decodes)
