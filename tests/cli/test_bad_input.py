@@ -149,6 +149,19 @@ CASES = [
     (FLAGS + CONV + "--log out --json out", "--log out: would overwrite --json out; name another file"),
     (FLAGS + "-w good.csv --json good.csv", "--json good.csv: would overwrite good.csv"),
     ("good.yaml " + CONV + "--json good.yaml", "--json good.yaml: would overwrite good.yaml"),
+    (FLAGS + CONV + "--waterfall no/out.png", "no; make it first"),
+    (FLAGS + CONV + "--waterfall out.png --figure out.png", "out.png: would overwrite --"),
+    (FLAGS + CONV + "--request 3", "--request: is about a waterfall; give --waterfall FILE as well, or leave it out"),
+    (FLAGS + CONV + "--requests 9 --request 9 --waterfall w.png", "--request: there is no request 9; give 0 to 8"),
+    # What goes wrong in a run.
+    (FLAGS + CONV + "--faults none.yaml", "none.yaml: no such file"),
+    (FLAGS + CONV + "--faults good.yaml", "good.yaml: unknown key 'model'"),
+    (FLAGS + CONV + "--faults far.yaml", "far.yaml: faults[0]: "),
+    (
+        FLAGS + CONV + "--faults lossy.yaml",
+        "lossy: messages are late or lost, and nothing is asked again; set patience_s",
+    ),
+    (FLAGS + CONV + "--faults far.yaml --json far.yaml", "--json far.yaml: would overwrite far.yaml"),
     # The command line itself.
     (FLAGS, "Missing option '--workload'"),
     (FLAGS + CONV + "--rate fast", "Invalid value for '--rate'"),
@@ -174,6 +187,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "typo.yaml").write_text("model: Llama-3.1-8B\nreplicas: [{device: h100, tpp: 2}]\n")
     (tmp_path / "device.yaml").write_text("model: Llama-3.1-8B\nreplicas: [{device: h101}]\n")
     (tmp_path / "large.yaml").write_text("model: Llama-3.1-70B\n" + group)
+    (tmp_path / "far.yaml").write_text("faults: [{replica: 7, dies_at_s: 1}]\n")
+    (tmp_path / "lossy.yaml").write_text("faults: [{message: any, lost: 0.5}]\n")
     (tmp_path / "broken.yaml").write_text("model: Llama-3.1-8B\nreplicas: [{device: h100}\n")
     times = "kind: linear\nsource: made up\nprefill: {step_us: 9}\ndecode: {step_us: 9}\ndevice: a100\n"
     (tmp_path / "a100.yaml").write_text(times)

@@ -34,6 +34,37 @@ def test_every_example_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert found.summary.completed == found.summary.requests == 60
 
 
+def test_a_fleet_with_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "night.yaml").write_text("faults: [{replica: 2, dies_at_s: 2, back_after_s: 5}]\n")
+    given = [
+        str(ROOT / "examples" / "fleet-2p2d.yaml"),
+        *CONV,
+        "--rate",
+        "10",
+        "--faults",
+        str(tmp_path / "night.yaml"),
+    ]
+    pictures = ["--figure", str(tmp_path / "f.png"), "--waterfall", str(tmp_path / "w.svg")]
+    assert main(["simulate", *given, *pictures]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"replicas +2 × h100 for prefill", out)
+    assert re.search(r"batcher +prefill: sarathi \(.*; +decode: vllm-v1", out, re.DOTALL)
+    assert re.search(r"faults +night: 1 in all · 1 deaths of a replica · [1-9]", out)
+    assert re.search(r"busy .* %.* %", out)
+    assert re.search(r"died .* 0 +1", out)
+    assert (tmp_path / "f.png").stat().st_size > 10_000
+    assert "<svg" in (tmp_path / "w.svg").read_text()[:500]
+    found = document(capsys, *given)
+    assert isinstance(found.summary.fleet, simulate_schema.Fleet)
+    prefill, decode = found.summary.fleet.groups
+    assert (prefill.role, decode.role) == ("prefill", "decode")
+    assert found.summary.fleet.handed_over == prefill.sent == decode.received >= 60
+    assert found.summary.fleet.replicas_lost == decode.replicas_lost == 1
+    assert found.summary.fleet.retries == decode.requests_lost > 0
+    assert document(capsys, *FLAGS, *CONV).summary.fleet is msgspec.UNSET
+
+
 WORKLOADS = sorted((ROOT / "examples" / "workloads").glob("*.yaml"))
 
 

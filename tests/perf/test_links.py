@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from phasewise.core.errors import InputError
 from phasewise.core.spec import LinkSpec
 from phasewise.perf.hardware import device
-from phasewise.perf.links import handed_bytes, layer_wise, presets, resolve_link, visible_ns
+from phasewise.perf.links import handed_bytes, layer_wise, presets, resolve_link, sends, visible_ns
 from phasewise.perf.memory import GIB, kv_bytes_per_token
 from phasewise.perf.models import model, model_names
+from worlds import toy_resolved
 
 MS = 1_000_000
 
@@ -131,3 +133,12 @@ def test_the_closed_form_is_what_sending_layer_by_layer_gives(
     found = visible_ns(nbytes, prompt_ns, layers, rate, True)
     assert found - 1.01 <= by_layers(nbytes, prompt_ns, layers, rate) <= found + 0.01
     assert found <= visible_ns(nbytes, prompt_ns, layers, rate, False) + 1
+
+
+def test_what_replicas_send() -> None:
+    resolved = toy_resolved(replicas=2)
+    wide = msgspec.structs.replace(resolved.replicas[1], tp=2, pp=2)
+    for link, rates in (("infiniband-ndr", [50e9, 200e9]), ("ethernet-25g", [3.125e9, 3.125e9])):
+        deployment = msgspec.structs.replace(resolved.deployment, link=LinkSpec(link))
+        found = msgspec.structs.replace(resolved, deployment=deployment, replicas=(resolved.replicas[0], wide))
+        assert sends(found) == pytest.approx(rates)

@@ -52,6 +52,9 @@ def simulate(
     ] = None,
     seed: options.Seed = 0,
     settings: options.Settings = None,
+    faults: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What goes wrong: a scenario file (YAML).")
+    ] = None,
     model: options.Model = None,
     device: options.Device = None,
     tp: options.Tp = None,
@@ -77,9 +80,18 @@ def simulate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Draw the phase timeline of replica 0 (.png, .svg, .pdf).",
+            help="Draw the phase timeline; of a fleet, all replicas (.png, .svg, .pdf).",
             rich_help_panel=options.OUTPUT,
         ),
+    ] = None,
+    waterfall: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Draw where the slowest requests' time went.", rich_help_panel=options.OUTPUT
+        ),
+    ] = None,
+    request: Annotated[
+        int | None, typer.Option(min=0, help="With --waterfall: this request alone.", rich_help_panel=options.OUTPUT)
     ] = None,
 ) -> None:
     """Run a workload through a deployment on virtual time, and sum it up.
@@ -88,7 +100,7 @@ def simulate(
     phasewise simulate deployment.yaml --workload azure-conv --rate 5
     phasewise simulate --model Llama-3.1-8B --device h100 --workload azure-conv
     """
-    from phasewise.cli.simulate import Wanted, run
+    from phasewise.cli.simulate import Drawn, Wanted, run
 
     flags = options.given(
         model=model,
@@ -101,7 +113,8 @@ def simulate(
         max_context=max_context,
         latency=latency,
     )
-    run(Wanted(deployment, flags, settings or [], workload, rate, requests, seed, json, log, figure))
+    drawn = Drawn(figure, waterfall, request)
+    run(Wanted(deployment, flags, settings or [], workload, rate, requests, seed, json, log, drawn, faults))
 
 
 app.command()(capacity)

@@ -16,9 +16,12 @@ from phasewise.cli.result import simulation
 from phasewise.cli.screen import show
 from phasewise.control.deployment import deployment_from, read_mapping, with_settings
 from phasewise.control.resolve import resolve
+from phasewise.control.scenario import read_scenario
 from phasewise.core.action import Outcome
 from phasewise.core.errors import InputError
 from phasewise.core.spec import Resolved
+from phasewise.perf.links import sends
+from phasewise.record.fleet import is_fleet
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import check_fit, simulate
 from phasewise.workload.source import builtin_names, load
@@ -27,6 +30,19 @@ from phasewise.workload.workload import Workload
 # Where each flag's value stands in a deployment, to say how a file's is overridden.
 _KEYS = {"device": "replicas.0.device", "tp": "replicas.0.tp", "pp": "replicas.0.pp", "replicas": "replicas.0.count"}
 MAX_SEED = (1 << 63) - 1  # what a log's header holds
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The pictures that are wanted; `request` is the one whose life is drawn (None: typical ones and the slowest)."""
+
+    figure: str | None = None
+    waterfall: str | None = None
+    request: int | None = None
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        return {"--figure": self.figure, "--waterfall": self.waterfall}
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,8 @@ class Wanted:
     seed: int
     json: str | None
     log: str | None
-    figure: str | None
+    drawn: Drawn = Drawn()
+    faults: Path | None = None
 
 
 def run(wanted: Wanted) -> None:
@@ -51,28 +68,50 @@ def run(wanted: Wanted) -> None:
         raise InputError(f"{wanted.seed} is too large; give 0 to {MAX_SEED}", "--seed")
     _check_outputs(wanted)
     resolved = resolved_deployment(wanted)
+    scenario = None if wanted.faults is None else read_scenario(wanted.faults, resolved)
     errors = Console(stderr=True, highlight=False)
     with Drafts() as drafts, Bar(errors) as bar:
         workload = load(wanted.workload, rate=wanted.rate, requests=wanted.requests, seed=wanted.seed)
         check_fit(resolved, workload)
+        check_request(wanted.drawn, workload)
         bar.stage("simulating", len(workload))
         path = None if wanted.log is None else drafts.path(wanted.log)
-        log = simulate(resolved, workload, wanted.seed, log=path, progress=bar.advance_to)
+        log = simulate(resolved, workload, wanted.seed, log=path, scenario=scenario, progress=bar.advance_to)
         warnings = [*workload.notes, *_rejections(log, workload)]
         text = json_text(document(log, warnings))
         if wanted.json is not None and wanted.json != STDOUT:
             drafts.path(wanted.json).write_text(text, encoding="utf-8")
-        if wanted.figure is not None:
-            from phasewise.report.figures import save, timeline
-
+        if any(wanted.drawn.files.values()):
             bar.stage("drawing")
-            save(timeline(log), drafts.path(wanted.figure))
+            draw(wanted.drawn, log, drafts)
     for warning in warnings:
         errors.print(f"phasewise: warning: {warning}", markup=False, soft_wrap=True)
     if wanted.json == STDOUT:
         write_out(text)
     else:
         show(simulation(log))
+
+
+def draw(drawn: Drawn, log: RunLog, drafts: Drafts) -> None:
+    """The pictures that are wanted of a finished run."""
+    from phasewise.report.figures import save, timeline
+    from phasewise.report.fleetfigure import fleet_timeline
+    from phasewise.report.waterfall import waterfall
+
+    if drawn.figure is not None:
+        resolved = log.header.resolved
+        picture = fleet_timeline(log, sends=sends(resolved)) if is_fleet(resolved) else timeline(log)
+        save(picture, drafts.path(drawn.figure))
+    if drawn.waterfall is not None:
+        save(waterfall(log, drawn.request), drafts.path(drawn.waterfall))
+
+
+def check_request(drawn: Drawn, workload: Workload) -> None:
+    """InputError, before anything runs, for a request that there will not be."""
+    if drawn.request is not None and drawn.waterfall is None:
+        raise InputError("is about a waterfall; give --waterfall FILE as well, or leave it out", "--request")
+    if drawn.request is not None and drawn.request >= len(workload):
+        raise InputError(f"there is no request {drawn.request}; give 0 to {len(workload) - 1:,}", "--request")
 
 
 def resolved_deployment(wanted: Wanted) -> Resolved:
@@ -109,13 +148,15 @@ def _from_flags(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_outputs(wanted: Wanted) -> None:
-    outputs = {"--json": wanted.json, "--log": wanted.log, "--figure": wanted.figure}
+    outputs = {"--json": wanted.json, "--log": wanted.log, **wanted.drawn.files}
     source = None if wanted.workload in builtin_names() else wanted.workload
-    check_outputs(outputs, [wanted.deployment, source, wanted.flags.get("model"), wanted.flags.get("latency")])
-    if wanted.figure is not None:
-        from phasewise.report.figures import check_figure
+    own = [wanted.flags.get(name) for name in ("model", "latency")]
+    check_outputs(outputs, [wanted.deployment, source, wanted.faults, *own])
+    for path in wanted.drawn.files.values():
+        if path is not None:
+            from phasewise.report.figures import check_figure
 
-        check_figure(wanted.figure)
+            check_figure(path)
 
 
 def _rejections(log: RunLog, workload: Workload) -> list[str]:

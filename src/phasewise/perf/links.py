@@ -19,7 +19,8 @@ import msgspec
 
 from phasewise.core.errors import InputError, unknown
 from phasewise.core.model import ModelSpec
-from phasewise.core.spec import LAYER_WISE, SERIALISED, TRANSFERS, LinkSpec
+from phasewise.core.spec import LAYER_WISE, SERIALISED, TRANSFERS, LinkSpec, Resolved
+from phasewise.core.units import NS_PER_S
 
 
 class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +77,12 @@ def resolve_link(spec: LinkSpec, where: str | None = "link") -> Link:
     if spec.latency_us is not None:
         link = msgspec.structs.replace(link, latency_us=spec.latency_us)
     return link
+
+
+def sends(resolved: Resolved) -> list[float]:
+    """What each replica of a deployment can send at most, and at the same time take in, bytes/s (inf: no limit)."""
+    link = resolve_link(resolved.deployment.link)
+    return [link.bytes_per_ns(replica.tp * replica.pp) * NS_PER_S for replica in resolved.replicas]
 
 
 def layer_wise(spec: LinkSpec, batch_tokens: int) -> bool:

@@ -16,7 +16,7 @@ from phasewise.core.units import NS_PER_S, to_ns
 from phasewise.record.header import Header, Tables
 from phasewise.record.held import held
 from phasewise.record.metrics import distribution
-from phasewise.record.stages import BEREFT, stages
+from phasewise.record.stages import losses
 from phasewise.record.states import DRAINING, SERVING, states
 
 PREFILLS, DECODES, BOTH = range(3)
@@ -41,8 +41,7 @@ def fleet(header: Header, tables: Tables) -> dict[str, Any]:
     wire_ns = to_ns(resolved.deployment.wire_s)
     there = states(header, tables)
     peaks = [one.peak for one in held(tables, wire_ns)]
-    bereft = stages(tables)
-    bereft = np.bincount(bereft["replica"][bereft["kind"] == BEREFT], minlength=len(there))
+    lost = losses(tables)
     found = []
     for mine in groups(resolved):
         spec = resolved.replicas[mine[0]]
@@ -57,7 +56,7 @@ def fleet(header: Header, tables: Tables) -> dict[str, Any]:
                 **_work([tables.steps[i] for i in mine], present_ns),
                 "kv_peak": max(peaks[i] for i in mine) / room,
                 **_handed(tables, mine),
-                "requests_lost": int(bereft[mine].sum()),
+                "requests_lost": int(lost[mine].sum()),
                 "replicas_lost": sum(len(there[i].deaths) for i in mine),
             }
         )

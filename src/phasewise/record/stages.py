@@ -6,7 +6,7 @@ its E2E to the nanosecond.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -48,8 +48,8 @@ class Stage(msgspec.Struct, frozen=True):
 def life(tables: Tables, request: int) -> tuple[Stage, ...]:
     """The stages of one request, in order: the first begins when it arrives, each next one where the last ended.
 
-    They end with its last token; those of one that did not finish when the cluster learned of its end, or with the run. Of no
-    length, and left out, is what took no time. InputError if there is no such request.
+    They end with its last token; those of one that did not finish when the cluster learned of its end, or with the last
+    step. What took no time is left out. InputError if there is no such request.
     """
     chosen = tables.requests["request"] == request
     if not chosen.any():
@@ -65,23 +65,20 @@ def stages(tables: Tables) -> NDArray[Any]:
     What the columns leave open is said in `stays`. A death counts from when the cluster learned of it. A pull that failed
     leaves no row, so its time counts as waiting for a hand-over.
     """
-    deaths = Deaths(tables)
-    rows = _with_ends(tables, stays(tables, deaths))
-    place = np.searchsorted(tables.requests["request"], rows["request"])
-    over = rows["end_ns"][rows["kind"] == _END][place]
-    begin, end, since = _in_line(rows, tables.requests["arrival_ns"][place], over)
+    line = _line(tables)
+    rows, since, begin, end = line.rows, line.since, line.begin, line.end
     middle = np.clip(rows["middle_ns"], begin, end)
     moved = rows["kind"] == TRANSFER
     first = np.where(moved, MOVING, np.where(_again(rows), AGAIN, PREFILL))
     # A transfer has no second part.
     middle = np.where(moved, end, middle)
-    cut, waits, then, where, later = _waits(rows, since, begin, deaths)
+    gaps = _waits(line)
     table = np.zeros((len(rows), 4), STAGES)
     table["request"] = rows["request"][:, None]
     for i, (kind, replica, low, high) in enumerate(
         (
-            (waits, where, since, cut),
-            (then, later, cut, begin),
+            (gaps.first, gaps.where, since, gaps.cut),
+            (gaps.second, gaps.later, gaps.cut, begin),
             (first, rows["replica"], begin, middle),
             (DECODE, rows["replica"], middle, end),
         )
@@ -91,13 +88,52 @@ def stages(tables: Tables) -> NDArray[Any]:
     return _joined(table.reshape(-1))
 
 
+def losses(tables: Tables) -> NDArray[np.int64]:
+    """How many requests that had begun on each replica, or were parked or had come there, were lost with it.
+
+    Counted once for each time; a request that waited there for its first chunk is not known.
+    """
+    line = _line(tables)
+    return np.bincount(line.rows["replica"][np.flatnonzero(_waits(line).bereft) - 1], minlength=len(tables.steps))
+
+
+class _Line(NamedTuple):
+    """Stays and ends of all requests, each beginning when the one before is over or later; and when that one was."""
+
+    rows: NDArray[Any]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+    since: NDArray[np.int64]
+    deaths: Deaths
+
+
+class _Gaps(NamedTuple):
+    """What a request did between the row before and each row: `first`, at the replica `where`, until `cut`, then `second`,
+    at `later`; `bereft` if the row before was lost with its replica."""
+
+    cut: NDArray[np.int64]
+    first: NDArray[Any]
+    second: NDArray[Any]
+    where: NDArray[Any]
+    later: NDArray[Any]
+    bereft: NDArray[np.bool_]
+
+
+def _line(tables: Tables) -> _Line:
+    deaths = Deaths(tables)
+    rows = _with_ends(tables, stays(tables, deaths))
+    place = np.searchsorted(tables.requests["request"], rows["request"])
+    over = rows["end_ns"][rows["kind"] == _END][place]
+    return _Line(rows, *_in_line(rows, tables.requests["arrival_ns"][place], over), deaths)
+
+
 def _with_ends(tables: Tables, found: NDArray[Any]) -> NDArray[Any]:
     """The stays, and behind those of each request a row at the instant at which its life is over."""
     requests = tables.requests
     ends = np.zeros(len(requests), STAYS)
     ends["request"], ends["kind"], ends["replica"], ends["source"] = requests["request"], _END, -1, -1
     now = max((int(s["end_ns"].max()) for s in tables.steps if len(s)), default=0)
-    over = np.where(requests["end_ns"] >= 0, requests["end_ns"], max(now, int(requests["arrival_ns"].max(initial=0))))
+    over = np.where(requests["end_ns"] >= 0, requests["end_ns"], np.maximum(requests["arrival_ns"], now))
     last = np.full(len(requests), -1, np.int64)
     np.maximum.at(last, np.searchsorted(requests["request"], found["request"]), found["token_ns"])
     over = np.where((requests["outcome"] == Outcome.FINISHED) & (last >= 0), last, over)
@@ -128,11 +164,8 @@ def _again(rows: NDArray[Any]) -> NDArray[np.bool_]:
     return again
 
 
-def _waits(rows: NDArray[Any], since: NDArray[np.int64], begin: NDArray[np.int64], deaths: Deaths) -> Any:
-    """What a request did between the row before and each row: one thing until `cut`, another from there on.
-
-    `(cut, first kind, second kind, first replica, second replica)`.
-    """
+def _waits(line: _Line) -> _Gaps:
+    rows, begin, since, deaths = line.rows, line.begin, line.since, line.deaths
     first = heads(rows["request"])
     before = np.concatenate([rows[:1], rows[:-1]])
     left, moved = before["left"], before["kind"] == TRANSFER
@@ -150,10 +183,11 @@ def _waits(rows: NDArray[Any], since: NDArray[np.int64], begin: NDArray[np.int64
     # Where the target lives, it was the source that died; or, with another transfer to come, the target said no.
     other = np.where(kind == TRANSFER, since, deaths.after(source, since))
     death = np.where(moved & (death > begin), other, death)
-    splits = mortal & (anew | (moved & (kind == TRANSFER)))
-    cut = np.where(splits & (death < NEVER), np.clip(death, since, begin), begin)
-    nowhere = waits == QUEUE
-    return cut, waits, np.where(anew, BEREFT, HANDOVER), np.where(nowhere, -1, home), np.where(anew, home, source)
+    splits = mortal & (anew | (moved & (kind == TRANSFER))) & (death < NEVER)
+    cut = np.where(splits, np.clip(death, since, begin), begin)
+    bereft = ~first & anew & ((left == LOST) & ~moved | splits & (death <= begin))
+    where = np.where(waits == QUEUE, -1, home)
+    return _Gaps(cut, waits, np.where(anew, BEREFT, HANDOVER), where, np.where(anew, home, source), bereft)
 
 
 def _joined(table: NDArray[Any]) -> NDArray[Any]:

@@ -4,6 +4,8 @@ Matplotlib is imported when the first picture is drawn, not before.
 """
 
 from phasewise.report.figures import compare_timelines, save, timeline
+from phasewise.report.fleetfigure import fleet_timeline
 from phasewise.report.rows import Row, side_by_side
+from phasewise.report.waterfall import waterfall
 
-__all__ = ["Row", "compare_timelines", "save", "side_by_side", "timeline"]
+__all__ = ["Row", "compare_timelines", "fleet_timeline", "save", "side_by_side", "timeline", "waterfall"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from phasewise.core.spec import Deployment, PolicySpec, Resolved, ResolvedReplica, Slo
+from phasewise.core.spec import MIXED, Deployment, PolicySpec, Resolved, ResolvedReplica, Slo
 from phasewise.record.bubbles import busy_ns
 from phasewise.record.header import Header
 from phasewise.record.runlog import RunLog
@@ -41,10 +41,12 @@ def facts(header: Header, requests: int) -> list[tuple[str, str]]:
     rows = [
         ("model", f"{model.name} · {model.dtype} · {model.parameters / 1e9:.2f} billion parameters"),
         ("replicas", "; ".join(_groups(header))),
-        ("batcher", policy_text(resolved.deployment.batcher)),
+        ("batcher", _batchers(resolved)),
     ]
     if len(resolved.replicas) > 1:
         rows.append(("router", policy_text(resolved.deployment.router)))
+    if any(replica.role != MIXED for replica in resolved.replicas):
+        rows.append(("link", resolved.deployment.link.name))
     rows += predictions([resolved.deployment])
     rows.append(("workload", f"{workload_text(header)} · {requests:,} requests · seed {header.seed}"))
     rows.append(("times rest on", resolved.basis))
@@ -223,8 +225,19 @@ def _groups(header: Header) -> list[str]:
     out = []
     for replica, group in groupby(header.resolved.replicas):
         room = f"context up to {replica.max_context:,} tokens · KV memory for {replica.blocks * block:,}"
-        out.append(f"{len(list(group))} × {replica.device.name}{degrees(replica)} · {room}")
+        role = f" for {replica.role}" if replica.role != MIXED else ""
+        out.append(f"{len(list(group))} × {replica.device.name}{degrees(replica)}{role} · {room}")
     return out
+
+
+def _batchers(resolved: Resolved) -> str:
+    """The batcher of all; where groups have their own, each with the roles that it is for."""
+    found: dict[str, dict[str, None]] = {}
+    for i, replica in enumerate(resolved.replicas):
+        found.setdefault(policy_text(resolved.batcher(i)), {})[replica.role] = None
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{' and '.join(roles)}: {text}" for text, roles in found.items())
 
 
 def _found(s: dict[str, Any]) -> str:
