@@ -80,6 +80,8 @@ class Transfers:
         # source -> `(first_ns, end_ns, requests)` of its last step whose prompts leave layer by layer
         self._steps: dict[int, tuple[int, int, set[int]]] = {}
         self._numbers = 0
+        # Instants that are on the agenda already: once each, or every look would call for another.
+        self._awaited: set[int] = set()
         # `(at_ns, number, transfer, event)` of what is to happen
         self._news: list[tuple[int, int, Transfer, Any]] = []
 
@@ -161,11 +163,17 @@ class Transfers:
         """Have the pump look here when the next flow ends."""
         next_ns = self._flows.next_ns()
         if next_ns is not None:
-            heappush(self._clock.agenda, (next_ns, self._order))
+            self._look(next_ns)
+
+    def _look(self, at_ns: int) -> None:
+        if at_ns not in self._awaited:
+            self._awaited.add(at_ns)
+            heappush(self._clock.agenda, (at_ns, self._order))
 
     def due(self) -> None:
         """Whatever has arrived by now is announced to its replica."""
         now_ns = self._clock.now_ns
+        self._awaited.discard(now_ns)
         for flow in self._flows.ended():
             transfer = self._by_flow.pop(flow)
             event = Pulled(transfer.request, transfer.epoch, transfer.source, transfer.began_ns, transfer.nbytes)
@@ -186,7 +194,7 @@ class Transfers:
         """Have an event reach the replica that pulls, or (None) its layers begin to leave, at an instant."""
         self._numbers += 1
         heappush(self._news, (at_ns, self._numbers, transfer, event))
-        heappush(self._clock.agenda, (at_ns, self._order))
+        self._look(at_ns)
 
     def gone(self, replica: int) -> None:
         """A replica has died: what it sent is lost, what it fetched is not wanted."""
