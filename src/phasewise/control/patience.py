@@ -73,5 +73,24 @@ class Patience:
             out.append(WakeAt(self._alarm_ns))
 
 
+class Trust:
+    """Where the wire is reliable: nothing is repeated, and nothing noted."""
+
+    __slots__ = ()
+
+    def heard(self, request: int, now_ns: int, out: list[Action]) -> None: ...
+
+    def over(self, request: int) -> None: ...
+
+    def order(self, order: Order, now_ns: int, out: list[Action]) -> None: ...
+
+    def answered(self, event: Answer) -> None: ...
+
+    def lost(self, replica: int) -> None: ...
+
+    def due(self, now_ns: int, out: list[Action]) -> list[int]:
+        return []
+
+
 def _key(order: Order | Answer) -> tuple[int, int]:
     return order.replica, -1 if isinstance(order, Boot | Ready) else order.request

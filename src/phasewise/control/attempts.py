@@ -1,0 +1,205 @@
+"""What can become of an attempt: placed, made to wait, handed over, begun anew, ended. The verbs behind the cluster's room.
+
+Of each request that is not over there is one `Life`, and its books. It asks the router where an attempt goes, and says what
+follows as actions; it takes no event, and does not know what happened.
+"""
+
+from __future__ import annotations
+
+from phasewise.control.bookings import Bookings, Unbooked
+from phasewise.control.fleet import Fleet
+from phasewise.control.life import NOWHERE, Life
+from phasewise.control.patience import Patience, Trust
+from phasewise.core.action import Action, Ended, Outcome, Stop, WakeAt
+from phasewise.core.errors import PlanError
+from phasewise.core.message import Adopt, Cancel, Release
+from phasewise.core.spec import DECODE, PREFILL
+from phasewise.core.units import NS_PER_S
+from phasewise.policy.fleet import serves
+from phasewise.policy.roles import Homes, Router
+
+RETRY_NS = NS_PER_S  # a hand-over that failed everywhere is tried again after so long
+
+
+class Attempts:
+    """The lives of all requests that are not over. Those `pending` wait for a replica to change."""
+
+    def __init__(self, router: Router, fleet: Fleet, patience: Patience | Trust) -> None:
+        self.lives: dict[int, Life] = {}
+        self.pending: dict[int, Life] = {}
+        self.patience = patience
+        self.fleet = fleet
+        self.view = fleet.view
+        self.books = Bookings(self.view.booked) if getattr(router, "books", False) else Unbooked()
+        self.watched = bool(getattr(router, "watches", False))
+        self._router = router
+
+    def current(self, request: int, epoch: int, now_ns: int, out: list[Action]) -> Life | None:
+        """The life that word of an attempt is about, if it is the current one."""
+        life = self.lives.get(request)
+        if life is None or life.epoch != epoch:
+            return None
+        self.patience.heard(request, now_ns, out)
+        return life
+
+    def place(self, life: Life, now_ns: int, out: list[Action], reason: str = "") -> None:
+        """Begin an attempt wherever the router says; `reason` is why the last one was refused."""
+        view, request = self.view, life.request
+        homes = self.ask(life, life.refused, now_ns, out)
+        if homes is None:
+            self.wait(life, now_ns, out, PREFILL, reason)
+            return
+        prefill, decode, _ = homes
+        role = view.roles[prefill]
+        if not view.open[prefill] or not serves(role, PREFILL):
+            raise PlanError(f"request {request.id} is sent to replica {prefill}, which serves no prompts now")
+        life.home = prefill
+        life.stays = decode == prefill and serves(role, DECODE)
+        life.next = NOWHERE if decode == prefill else decode
+        tokens = request.prompt_tokens + life.delivered
+        self.books.place(request.id, prefill, prefill if life.stays else life.next, tokens, life.left)
+        if self.watched:
+            view.sent(prefill, request.id, tokens)
+            if life.next != NOWHERE:
+                view.handed(decode, request.id, tokens)
+        out.append(life.submit())
+        if life.next != NOWHERE:
+            out.append(life.reserve())
+
+    def ask(
+        self, life: Life, barred: tuple[int, ...], now_ns: int, out: list[Action], source: int | None = None
+    ) -> Homes | None:
+        """Where the router wants a request, the roles of replicas changed as it says."""
+        view = self.view
+        view.barred, view.predicted = barred, life.left
+        homes = self._router.route(life.request, view, now_ns, source)
+        view.barred = ()
+        if homes is None:
+            return None
+        if isinstance(homes, int):
+            return Homes(homes, homes)
+        for replica, role in homes.roles:
+            out += self.fleet.switch(replica, role)
+        return homes
+
+    def wait(self, life: Life, now_ns: int, out: list[Action], phase: str, reason: str) -> None:
+        """Nowhere yet: keep the request until a replica changes, unless none that could serve it will ever come."""
+        if life.failed:
+            # It could not get there: somebody else may be tried at once, the same ones only later.
+            life.failed = ()
+            life.not_before_ns = now_ns + RETRY_NS
+            out.append(WakeAt(life.not_before_ns))
+        elif not self.fleet.hopes(phase, life.refused):
+            if life.home != NOWHERE:
+                self.order(Cancel(life.home, life.request.id, life.epoch), now_ns, out)
+            if life.refused and not life.emitted:
+                self.end(life, Outcome.REJECTED, 0, now_ns, out, reason)
+            else:
+                self.end(life, Outcome.FAILED, life.emitted, now_ns, out, f"no replica is left for {phase}")
+            return
+        life.waits = True
+        self.pending[life.request.id] = life
+
+    def again(self, now_ns: int, out: list[Action]) -> list[Action]:
+        """A replica has changed: ask anew for those that wait, in order, until one still has to."""
+        for request, life in list(self.pending.items()) if self.pending else ():
+            if life.not_before_ns > now_ns:
+                continue
+            del self.pending[request]
+            life.waits = False
+            if life.prompt_done:
+                self.hand_over(life, now_ns, out)
+            else:
+                self.place(life, now_ns, out)
+            if life.waits:
+                break
+        return out
+
+    def stop_waiting(self, life: Life) -> None:
+        if life.waits:
+            life.waits = False
+            del self.pending[life.request.id]
+
+    def anew(self, life: Life, delivered: int, now_ns: int, out: list[Action], reason: str = "") -> None:
+        """The attempt is dead: begin the next one after the tokens delivered."""
+        self.unreserve(life, now_ns, out)
+        self.books.over(life.request.id)
+        life.delivered = delivered
+        life.epoch += 1
+        life.clear()
+        self.place(life, now_ns, out, reason)
+
+    def end(self, life: Life, outcome: Outcome, tokens: int, now_ns: int, out: list[Action], reason: str = "") -> None:
+        """The life is over: let go of what it may still hold elsewhere."""
+        request = life.request.id
+        del self.lives[request]
+        self.stop_waiting(life)
+        self.patience.over(request)
+        if life.adopting and life.home not in (NOWHERE, life.next):
+            self.order(Release(life.home, life.request.id, life.epoch), now_ns, out)
+        self.unreserve(life, now_ns, out)
+        self.books.over(request)
+        out.append(Ended(request, outcome, tokens, reason))
+        self.left(life, out)
+
+    def left(self, life: Life, out: list[Action]) -> None:
+        for replica in self.fleet.draining:
+            if replica in (life.home, life.next):
+                self.drained(replica, out)
+
+    def drained(self, replica: int, out: list[Action]) -> None:
+        """Let a draining replica stop once nothing is left on it."""
+        if replica in self.fleet.draining and not any(replica in (x.home, x.next) for x in self.lives.values()):
+            self.fleet.stopped(replica)
+            out.append(Stop(replica))
+
+    def hand_over(self, life: Life, now_ns: int, out: list[Action]) -> None:
+        """Find the one that decodes a request whose prompt is done."""
+        view, request = self.view, life.request
+        homes = self.ask(life, life.barred, now_ns, out, life.home)
+        if homes is None:
+            self.wait(life, now_ns, out, DECODE, "")
+            return
+        home = homes.decode
+        if not view.open[home] or not serves(view.roles[home], DECODE):
+            raise PlanError(f"request {request.id} is to decode on {home}, which serves no answers now")
+        life.next = home
+        self.books.rehome(request.id, home)
+        if self.watched:
+            view.handed(home, request.id, request.prompt_tokens + life.delivered)
+        if home == life.home:
+            self.adopt(life, out)
+        else:
+            out.append(life.reserve())
+
+    def adopt(self, life: Life, out: list[Action]) -> None:
+        life.adopting = True
+        out.append(Adopt(life.next, life.request.id, life.epoch))
+
+    def back(self, life: Life, from_: int, now_ns: int, out: list[Action]) -> None:
+        """The target will not have it: the source owns the request again."""
+        life.next = NOWHERE
+        self.books.rehome(life.request.id, NOWHERE)
+        life.reserved = life.adopting = False
+        life.failed += (from_,)
+        if life.home == NOWHERE:
+            if life.gone:
+                self.end(life, Outcome.CANCELLED, life.emitted, now_ns, out)
+            else:
+                self.anew(life, life.emitted, now_ns, out)
+        elif life.gone:
+            out.append(Cancel(life.home, life.request.id, life.epoch))
+        elif life.prompt_done:
+            self.hand_over(life, now_ns, out)
+
+    def unreserve(self, life: Life, now_ns: int, out: list[Action]) -> None:
+        """Let a target go that has not been given the request."""
+        if life.next != NOWHERE and not life.adopting:
+            self.order(Cancel(life.next, life.request.id, life.epoch), now_ns, out)
+            life.next = NOWHERE
+            self.books.rehome(life.request.id, NOWHERE)
+
+    def order(self, order: Release | Cancel, now_ns: int, out: list[Action]) -> None:
+        """An order that stands whatever becomes of the request."""
+        out.append(order)
+        self.patience.order(order, now_ns, out)
