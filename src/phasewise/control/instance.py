@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
-from phasewise.control.check import check_chunk, check_chunks, check_flights, check_preempted, find_waiting
+from phasewise.control.apply import place, preempt, regroup, sent, settle, spend, vacate
+from phasewise.control.check import check_flights
 from phasewise.control.handover import HandOver
 from phasewise.control.lane import Lane
 from phasewise.control.ports import Handlers
@@ -34,8 +33,8 @@ from phasewise.core.message import (
     SetRole,
     Submit,
 )
-from phasewise.core.resident import Cohort, Resident
-from phasewise.core.step import AWAY, StepPlan, sent_away
+from phasewise.core.resident import Resident
+from phasewise.core.step import AWAY, StepPlan
 from phasewise.core.view import InstanceState
 from phasewise.policy.roles import Batcher
 
@@ -195,7 +194,7 @@ class InstanceControl:
         for number, pieces in event.done:
             lane = self._lanes[number]
             if lane.run is not None and pieces:
-                self._settle(lane, lane.run, sum(piece[2] for piece in pieces))
+                settle(lane.run, lane.cohorts, sum(piece[2] for piece in pieces), self.state)
         residents = [*self._inside.values(), *self.state.parked.values()]
         return [Perished(tuple((r.id, r.emitted) for r in residents))]
 
@@ -240,12 +239,12 @@ class InstanceControl:
             ((_, _, steps),) = event.pieces
         except ValueError:
             steps = sum(piece[2] for piece in event.pieces)
-        self._settle(lane, run, steps)
+        settle(run, lane.cohorts, steps, self.state)
         out: list[Action] = []
         if event.ended:
             for request in event.ended:
                 resident = self._inside.pop(request)
-                self._vacate(resident)
+                vacate(resident, self.state)
                 if self._leaving:
                     self._leaving.pop(request, None)
                 out.append(Finished(request, resident.epoch, resident.generated))
@@ -264,29 +263,6 @@ class InstanceControl:
         if self._reporter is not None and not self._reporter.alarmed:
             self._report(now_ns, out)
         return out
-
-    def _settle(self, lane: Lane, run: Run, steps: int) -> None:
-        """Bring the books to where they are after so many iterations of a run."""
-        state, ledger = self.state, self._ledger
-        for cohort in lane.cohorts:
-            if run.repeat != 1:
-                ledger.free -= cohort.growth(steps)
-            cohort.clock += steps
-            cohort.context += steps * cohort.count
-        for chunk in run.plan.chunks:
-            resident = state.running[chunk.request]
-            resident.computed += chunk.tokens * steps
-            if chunk.joins is None:
-                continue
-            if not resident.stays:
-                resident.generated += 1
-                continue
-            del state.prefilling[chunk.request]
-            try:
-                cohort = state.cohorts[chunk.joins]
-            except KeyError:
-                cohort = state.open(chunk.joins)
-            cohort.join(resident)
 
     def _part(self, plan: StepPlan, out: list[Action]) -> None:
         """Those that were to leave after their prompt do so: they keep their blocks, and run no more."""
@@ -308,7 +284,7 @@ class InstanceControl:
     def _drop(self, resident: Resident, out: list[Action]) -> None:
         del self._inside[resident.id]
         if resident.id in self.state.running:
-            self._vacate(resident)
+            vacate(resident, self.state)
             out.append(Forget(resident.id))
         elif self._hand.tier.drop(resident):
             out.append(Forget(resident.id))
@@ -323,16 +299,6 @@ class InstanceControl:
             if resident.generated:
                 out.append(Forget(resident.id))
         out.append(Cancelled(resident.id, resident.epoch, resident.generated, self.replica))
-
-    def _vacate(self, resident: Resident) -> None:
-        """Take a resident off the books of the running."""
-        state = self.state
-        del state.running[resident.id]
-        if resident.cohort is not None:
-            resident.cohort.leave(resident)
-        else:
-            del state.prefilling[resident.id]
-        self._ledger.release(resident)
 
     def _ask(self, now_ns: int, out: list[Action]) -> list[Action]:
         """Ask the batcher what the free lanes should run, and apply it."""
@@ -359,11 +325,11 @@ class InstanceControl:
             if not alone:
                 check_flights(plan, state, lanes.values())
             if plan.preempt:
-                self._preempt(plan)
+                preempt(plan, state, self._hand.tier)
             if plan.chunks:
-                self._place(plan)
+                place(plan, state)
                 if self._passing:
-                    plan = self._sent(plan)
+                    plan = sent(plan, self._inside)
             try:
                 cohorts = self._groups[plan.cohorts]
             except KeyError:
@@ -377,22 +343,12 @@ class InstanceControl:
                 context += cohort.context
             if not decodes and not plan.chunks:
                 raise PlanError("the plan runs nothing")
-            lane.run = run = Run(self._runs, plan, self._spend(plan.repeat, cohorts), decodes, context)
+            lane.run = run = Run(self._runs, plan, spend(plan.repeat, cohorts, self._ledger, alone), decodes, context)
             lane.interrupted = False
             lane.began_ns = now_ns
             self._runs += 1
             out.append(run)
         return out
-
-    def _sent(self, plan: StepPlan) -> StepPlan:
-        """The plan, with the last chunks of those that do not stay saying so."""
-        if not any(chunk.joins is not None and not self._inside[chunk.request].stays for chunk in plan.chunks):
-            return plan
-        chunks = tuple(
-            chunk if chunk.joins is None or self._inside[chunk.request].stays else sent_away(chunk)
-            for chunk in plan.chunks
-        )
-        return msgspec.structs.replace(plan, chunks=chunks)
 
     def _beside(self, plan: StepPlan | Regroup | WakeAt, now_ns: int, out: list[Action]) -> None:
         """Apply what a batcher plans beside steps."""
@@ -401,7 +357,8 @@ class InstanceControl:
         if isinstance(plan, WakeAt):
             self._set_alarm(plan, now_ns, out)
         else:
-            self._regroup(plan)
+            flying = [cohort for lane in self._lanes.values() if lane.run is not None for cohort in lane.cohorts]
+            regroup(plan, self.state, flying)
             out.append(plan)
 
     def _set_alarm(self, alarm: WakeAt, now_ns: int, out: list[Action]) -> None:
@@ -411,81 +368,6 @@ class InstanceControl:
         if alarm.at_ns != self._alarm_ns:
             self._alarm_ns = alarm.at_ns
             out.append(alarm)
-
-    def _regroup(self, plan: Regroup) -> None:
-        """Move decoding residents to other cohorts."""
-        state = self.state
-        flying = [cohort for lane in self._lanes.values() if lane.run is not None for cohort in lane.cohorts]
-        for request, name in plan.moves:
-            resident = state.running.get(request)
-            if resident is None or resident.cohort is None:
-                raise PlanError(f"request {request} is to change its cohort but does not decode")
-            cohort = state.cohorts.get(name) or state.open(name)
-            if resident.cohort in flying or cohort in flying:
-                raise PlanError(f"request {request} is to change its cohort in flight")
-            resident.cohort.leave(resident)
-            # Leaving counts the token of the step that it joined after; it joined before.
-            resident.generated -= 1
-            cohort.join(resident)
-
-    def _spend(self, repeat: int | None, cohorts: tuple[Cohort, ...]) -> int | None:
-        """How often a plan may repeat that would do so `repeat` times: clamped to the blocks that are left.
-
-        A single step's blocks are taken now. A leap's are taken when it is over and its length is known: it has the replica
-        to itself, so nobody spends them meanwhile.
-        """
-        ledger = self._ledger
-        if repeat != 1:
-            if repeat is not None and repeat < 1:
-                raise PlanError(f"a plan cannot repeat {repeat} times")
-            most = ledger.steps_until_full(cohorts) if self._alone else 1
-            if most is not None and (repeat is None or repeat > most):
-                repeat = most
-            if repeat is None or repeat > 1:
-                return repeat
-        growth = 0
-        for cohort in cohorts:
-            growth += cohort.crossing(1)
-        if growth > ledger.free:
-            raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
-        ledger.free -= growth
-        return repeat
-
-    def _preempt(self, plan: StepPlan) -> None:
-        """Move the preempted to host memory where there is room, and else to the front of the queue, to be recomputed."""
-        state = self.state
-        check_preempted(plan, state)
-        for request in plan.preempt:
-            resident = state.running[request]
-            decodes = resident.cohort is not None
-            self._vacate(resident)
-            if decodes and self._hand.tier.put(resident):
-                continue
-            resident.known = resident.request.prompt_tokens + resident.generated
-            resident.computed = 0
-            state.waiting.appendleft(resident)
-
-    def _place(self, plan: StepPlan) -> None:
-        """Give each chunk's request its blocks, after admitting it if it waits."""
-        state, hold = self.state, self._ledger.hold
-        prefilling, waiting = state.prefilling, state.waiting
-        repeat = plan.repeat
-        if repeat != 1 or len(plan.chunks) > 1:
-            repeat = check_chunks(plan)
-        for chunk in plan.chunks:
-            request = chunk.request
-            resident = prefilling.get(request)
-            if resident is None:
-                if waiting and waiting[0].id == request:
-                    resident = waiting.popleft()
-                else:
-                    resident = find_waiting(chunk, state)
-                    waiting.remove(resident)
-                if chunk.start:
-                    self._ledger.adopt(resident, chunk.start)
-                state.running[request] = prefilling[request] = resident
-            check_chunk(chunk, repeat, resident, state)
-            hold(resident, chunk.hold)
 
 
 def _chunked(lane: Lane) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from phasewise.control.apply import preempt
 from phasewise.control.instance import InstanceControl
 from phasewise.control.ports import Handlers
 from phasewise.control.reporter import Face, Reporter
@@ -82,7 +83,7 @@ class Pipe(InstanceControl):
 
     def put_back(self, resident: Resident) -> None:
         """Preempt one of its residents."""
-        self._preempt(StepPlan(preempt=(resident.id,)))
+        preempt(StepPlan(preempt=(resident.id,)), self.state, self._hand.tier)
 
 
 class PipelineControl:
