@@ -12,7 +12,7 @@ import msgspec
 
 from phasewise.control.check import check_chunk, check_chunks, check_preempted, find_waiting
 from phasewise.control.hosttier import HostTier
-from phasewise.core.action import Regroup, Run
+from phasewise.core.action import Regroup
 from phasewise.core.errors import PlanError
 from phasewise.core.kv import BlockLedger
 from phasewise.core.resident import Cohort, Resident
@@ -116,15 +116,18 @@ def regroup(plan: Regroup, state: InstanceState, flying: Sequence[Cohort]) -> No
         cohort.join(resident)
 
 
-def settle(run: Run, cohorts: Sequence[Cohort], steps: int, state: InstanceState) -> None:
-    """Bring the books to where they are after so many iterations of a run."""
-    ledger = state.ledger
+def advance(cohorts: Sequence[Cohort], steps: int, leapt: bool, ledger: BlockLedger) -> None:
+    """So many decode steps of these cohorts are over. The blocks of a leap are taken now, a single step's were before it."""
     for cohort in cohorts:
-        if run.repeat != 1:
+        if leapt:
             ledger.free -= cohort.growth(steps)
         cohort.clock += steps
         cohort.context += steps * cohort.count
-    for chunk in run.plan.chunks:
+
+
+def settle(plan: StepPlan, steps: int, state: InstanceState) -> None:
+    """So many iterations of a plan's chunks are computed: those whose last one it was decode now, or leave."""
+    for chunk in plan.chunks:
         resident = state.running[chunk.request]
         resident.computed += chunk.tokens * steps
         if chunk.joins is None:

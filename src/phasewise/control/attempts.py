@@ -32,6 +32,7 @@ class Attempts:
         self.view = fleet.view
         self.books = Bookings(self.view.booked) if getattr(router, "books", False) else Unbooked()
         self.watched = bool(getattr(router, "watches", False))
+        self.keeps = self.watched or bool(getattr(router, "books", False))
         self._router = router
 
     def current(self, request: int, epoch: int, now_ns: int, out: list[Action]) -> Life | None:
@@ -49,37 +50,44 @@ class Attempts:
         if homes is None:
             self.wait(life, now_ns, out, PREFILL, reason)
             return
-        prefill, decode, _ = homes
+        prefill, decode = (homes, homes) if type(homes) is int else homes[:2]  # type: ignore[index]
         role = view.roles[prefill]
-        if not view.open[prefill] or not serves(role, PREFILL):
+        if not view.open[prefill] or role == DECODE:
             raise PlanError(f"request {request.id} is sent to replica {prefill}, which serves no prompts now")
         life.home = prefill
-        life.stays = decode == prefill and serves(role, DECODE)
-        life.next = NOWHERE if decode == prefill else decode
-        tokens = request.prompt_tokens + life.delivered
-        self.books.place(request.id, prefill, prefill if life.stays else life.next, tokens, life.left)
-        if self.watched:
-            view.sent(prefill, request.id, tokens)
-            if life.next != NOWHERE:
-                view.handed(decode, request.id, tokens)
+        if decode != prefill or role == PREFILL:
+            life.stays = False
+            if decode != prefill:
+                life.next = decode
+        if self.keeps:
+            self._keep(life)
         out.append(life.submit())
-        if life.next != NOWHERE:
+        if decode != prefill:
             out.append(life.reserve())
+
+    def _keep(self, life: Life) -> None:
+        """Write down for the router where an attempt was sent."""
+        request, prefill, decode = life.request, life.home, life.next
+        tokens = request.prompt_tokens + life.delivered
+        self.books.place(request.id, prefill, prefill if life.stays else decode, tokens, life.left)
+        if self.watched:
+            self.view.sent(prefill, request.id, tokens)
+            if decode != NOWHERE:
+                self.view.handed(decode, request.id, tokens)
 
     def ask(
         self, life: Life, barred: tuple[int, ...], now_ns: int, out: list[Action], source: int | None = None
-    ) -> Homes | None:
+    ) -> int | Homes | None:
         """Where the router wants a request, the roles of replicas changed as it says."""
         view = self.view
-        view.barred, view.predicted = barred, life.left
+        if barred or self.keeps:
+            view.barred, view.predicted = barred, life.left
         homes = self._router.route(life.request, view, now_ns, source)
-        view.barred = ()
-        if homes is None:
-            return None
-        if isinstance(homes, int):
-            return Homes(homes, homes)
-        for replica, role in homes.roles:
-            out += self.fleet.switch(replica, role)
+        if barred:
+            view.barred = ()
+        if type(homes) is Homes:
+            for replica, role in homes.roles:
+                out += self.fleet.switch(replica, role)
         return homes
 
     def wait(self, life: Life, now_ns: int, out: list[Action], phase: str, reason: str) -> None:
@@ -133,14 +141,18 @@ class Attempts:
         """The life is over: let go of what it may still hold elsewhere."""
         request = life.request.id
         del self.lives[request]
-        self.stop_waiting(life)
+        if life.waits:
+            self.stop_waiting(life)
         self.patience.over(request)
-        if life.adopting and life.home not in (NOWHERE, life.next):
-            self.order(Release(life.home, life.request.id, life.epoch), now_ns, out)
-        self.unreserve(life, now_ns, out)
-        self.books.over(request)
+        if life.next != NOWHERE:
+            if life.adopting and life.home not in (NOWHERE, life.next):
+                self.order(Release(life.home, request, life.epoch), now_ns, out)
+            self.unreserve(life, now_ns, out)
+        if self.keeps:
+            self.books.over(request)
         out.append(Ended(request, outcome, tokens, reason))
-        self.left(life, out)
+        if self.fleet.draining:
+            self.left(life, out)
 
     def left(self, life: Life, out: list[Action]) -> None:
         for replica in self.fleet.draining:
@@ -160,7 +172,7 @@ class Attempts:
         if homes is None:
             self.wait(life, now_ns, out, DECODE, "")
             return
-        home = homes.decode
+        home = homes.decode if isinstance(homes, Homes) else homes
         if not view.open[home] or not serves(view.roles[home], DECODE):
             raise PlanError(f"request {request.id} is to decode on {home}, which serves no answers now")
         life.next = home

@@ -103,7 +103,7 @@ class ClusterControl:
         life = self._attempts.current(event.request, event.epoch, now_ns, out)
         if life is not None:
             self._attempts.end(life, Outcome.FINISHED, event.tokens, now_ns, out)
-        return self._attempts.again(now_ns, out)
+        return self._attempts.again(now_ns, out) if self._attempts.pending else out
 
     def _cancelled(self, event: Cancelled, now_ns: int) -> list[Action]:
         out: list[Action] = []

@@ -82,7 +82,7 @@ class HandOver:
         self._ledger = ledger = state.ledger
         self._seats = seats
         self._most = share * ledger.blocks
-        self._asked: deque[Guest] = deque()
+        self.asked: deque[Guest] = deque()
         self.tier = HostTier(host_blocks, ledger)
         self.guests: dict[int, Guest] = {}
 
@@ -107,9 +107,9 @@ class HandOver:
         return len(orders) + len(kept), tokens + sum(kept)
 
     @property
-    def waits(self) -> bool:
-        """Whether anybody waits for blocks or a seat."""
-        return bool(self._asked or self._state.landed or self.tier.out)
+    def queues(self) -> tuple[deque[Guest], deque[Resident], deque[Resident]]:
+        """Those who wait: for blocks, for a seat, to come back. The room looks often, so it keeps them."""
+        return self.asked, self._state.landed, self.tier.out
 
     def _reserve(self, event: Reserve, now_ns: int) -> list[Action]:
         request, epoch = event.request.id, event.epoch
@@ -184,7 +184,7 @@ class HandOver:
 
     def word(self, request: int, epoch: int) -> PromptDone | Accepted | None:
         """What there is to say of a request that is parked, or was and stays; None: it is none of these."""
-        if self._kept(request, epoch) is not None:
+        if self._state.landed and self._kept(request, epoch) is not None:
             return Accepted(request, epoch)
         parked = self.parked(request, epoch)
         return None if parked is None else PromptDone(self._replica, request, epoch, parked.generated)
@@ -224,23 +224,23 @@ class HandOver:
         """Somebody wants to come. Whether blocks may be granted at the next step boundary: there will not be more by then."""
         guest = Guest(order)
         self.guests[order.request.id] = guest
-        self._asked.append(guest)
+        self.asked.append(guest)
         known = order.request.prompt_tokens + order.from_token
-        return len(self._asked) == 1 and self._ledger.need(known) <= self._ledger.free - self._ledger.watermark
+        return len(self.asked) == 1 and self._ledger.need(known) <= self._ledger.free - self._ledger.watermark
 
     def grant(self, out: list[Action]) -> None:
         """Give blocks to those who asked, in order, as far as there are some."""
         ledger = self._ledger
         if not self.tier.bring_back(out):
             return
-        while self._asked:
-            guest = self._asked[0]
+        while self.asked:
+            guest = self.asked[0]
             request, epoch = guest.order.request, guest.order.epoch
             resident = Resident(request, epoch, guest.order.from_token)
             known = resident.known
             if ledger.need(known) > ledger.free - ledger.watermark or self._waiting_blocks() >= self._most:
                 return
-            self._asked.popleft()
+            self.asked.popleft()
             guest.resident = resident
             resident.computed = known
             resident.generated += 1  # its first token came with its prompt
@@ -290,7 +290,7 @@ class HandOver:
         """A guest will not stay: free what it holds."""
         guest = self.guests.pop(request)
         if guest.resident is None:
-            self._asked.remove(guest)
+            self.asked.remove(guest)
             return
         if guest.resident in self._state.landed:
             self._state.landed.remove(guest.resident)

@@ -20,41 +20,22 @@ class Life:
     the whole answer will be.
     """
 
-    __slots__ = (
-        "adopting",
-        "delivered",
-        "emitted",
-        "epoch",
-        "failed",
-        "gone",
-        "home",
-        "next",
-        "not_before_ns",
-        "predicted",
-        "prompt_done",
-        "refused",
-        "request",
-        "reserved",
-        "stays",
-        "waits",
-    )
+    # What most lives never change stands here once; an attempt begins nowhere.
+    epoch = delivered = emitted = not_before_ns = 0
+    refused: tuple[int, ...] = ()
+    failed: tuple[int, ...] = ()
+    home = next = NOWHERE
+    gone = waits = prompt_done = reserved = adopting = False
+    stays = True
 
     def __init__(self, request: Request, predicted: int | None = None) -> None:
         self.request = request
         self.predicted = predicted
-        self.epoch = 0
-        self.delivered = 0
-        self.refused: tuple[int, ...] = ()
-        self.gone = False
-        self.waits = False
-        self.not_before_ns = 0
-        self.home = NOWHERE
-        self.clear()
 
     def clear(self) -> None:
         """Forget where the attempt is: it is nowhere."""
         self.home = self.next = NOWHERE
-        self.failed: tuple[int, ...] = ()
+        self.failed = ()
         self.emitted = self.delivered
         self.prompt_done = self.reserved = self.adopting = False
         self.stays = True

@@ -59,7 +59,7 @@ class Pipe(InstanceControl):
 
     def ask(self, now_ns: int) -> list[Action]:
         """What the batcher plans for the lane, which is free; it is asked only if it has somebody to run."""
-        busy = self.state.running or self.state.waiting or self._hand.waits
+        busy = self.state.running or self.state.waiting or any(self._hand.queues)
         return super()._ask(now_ns, []) if busy else []
 
     def heed(self, event: Submit, now_ns: int) -> None:

@@ -101,6 +101,7 @@ _REQUEST = struct.Struct("<iqqiiBHH").pack
 _TRANSFER = struct.Struct("<iiqqq").pack
 _CHANGE = struct.Struct("<qiB").pack
 _EVENTS: dict[type, str] = {Lost: "lost", Ready: "serving", Drain: "draining"}
+_MOVING = frozenset((PromptDone, Enter, Regroup, Forget))
 _ACTIONS: dict[type, str] = {Boot: "booting", Stop: "stopped"}
 _STEP = struct.Struct("<qqdiiiQhBq").pack
 _SPAN = struct.Struct("<iiiiiiBB").pack
@@ -237,18 +238,22 @@ class InstanceColumns:
                     if plan.preempt:
                         for request in plan.preempt:
                             spans += self._cut(request, row, PREEMPTED)
-                elif kind is PromptDone:
-                    spans += self._cut(action.request, row, HANDED)  # type: ignore[union-attr, arg-type]
-                elif kind is Enter:
-                    request = action.request  # type: ignore[union-attr, assignment]
-                    stays[request] = (row, 0, ADOPTED, self._index[action.cohort])  # type: ignore[union-attr]
-                elif kind is Regroup:
-                    for request, name in action.moves:  # type: ignore[union-attr]
-                        spans += self._cut(request, row, MOVED)
-                        stays[request] = (row, 0, _CONTINUES, self._index[name])
-                elif kind is Forget:
-                    spans += self._cut(action.request, row, CANCELLED)  # type: ignore[union-attr, arg-type]
+                elif kind in _MOVING:
+                    self._moved(action, row)
         self._row = row
+
+    def _moved(self, action: Action, row: int) -> None:
+        """Requests leave the replica, come to it, or change their cohort."""
+        if isinstance(action, PromptDone):
+            self._spans += self._cut(action.request, row, HANDED)
+        elif isinstance(action, Enter):
+            self._stays[action.request] = (row, 0, ADOPTED, self._index[action.cohort])
+        elif isinstance(action, Regroup):
+            for request, name in action.moves:
+                self._spans += self._cut(request, row, MOVED)
+                self._stays[request] = (row, 0, _CONTINUES, self._index[name])
+        elif isinstance(action, Forget):
+            self._spans += self._cut(action.request, row, CANCELLED)
 
     def tables(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """`steps` and `spans` so far; stays that are not over are STILL."""
