@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from phasewise.control.check import check_chunk, check_chunks, check_preempted, find_waiting
-from phasewise.control.hosttier import HostTier
+from phasewise.control.handover import HandOver
 from phasewise.core.action import Regroup
 from phasewise.core.errors import PlanError
 from phasewise.core.kv import BlockLedger
@@ -77,14 +77,14 @@ def spend(repeat: int | None, cohorts: tuple[Cohort, ...], ledger: BlockLedger, 
     return repeat
 
 
-def preempt(plan: StepPlan, state: InstanceState, tier: HostTier) -> None:
+def preempt(plan: StepPlan, state: InstanceState, hand: HandOver) -> None:
     """Move the preempted to host memory where there is room, and else to the front of the queue, to be recomputed."""
     check_preempted(plan, state)
     for request in plan.preempt:
         resident = state.running[request]
         decodes = resident.cohort is not None
         vacate(resident, state)
-        if decodes and tier.put(resident):
+        if decodes and hand.swap_out(resident):
             continue
         resident.known = resident.request.prompt_tokens + resident.generated
         resident.computed = 0
@@ -114,15 +114,6 @@ def regroup(plan: Regroup, state: InstanceState, flying: Sequence[Cohort]) -> No
         # Leaving counts the token of the step that it joined after; it joined before.
         resident.generated -= 1
         cohort.join(resident)
-
-
-def advance(cohorts: Sequence[Cohort], steps: int, leapt: bool, ledger: BlockLedger) -> None:
-    """So many decode steps of these cohorts are over. The blocks of a leap are taken now, a single step's were before it."""
-    for cohort in cohorts:
-        if leapt:
-            ledger.free -= cohort.growth(steps)
-        cohort.clock += steps
-        cohort.context += steps * cohort.count
 
 
 def settle(plan: StepPlan, steps: int, state: InstanceState) -> None:

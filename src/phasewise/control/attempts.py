@@ -46,11 +46,17 @@ class Attempts:
     def place(self, life: Life, now_ns: int, out: list[Action], reason: str = "") -> None:
         """Begin an attempt wherever the router says; `reason` is why the last one was refused."""
         view, request = self.view, life.request
-        homes = self.ask(life, life.refused, now_ns, out)
+        if life.refused or self.keeps:
+            homes = self.ask(life, life.refused, now_ns)
+        else:
+            homes = self._router.route(request, view, now_ns)
         if homes is None:
             self.wait(life, now_ns, out, PREFILL, reason)
             return
-        prefill, decode = (homes, homes) if type(homes) is int else homes[:2]  # type: ignore[index]
+        if type(homes) is int:
+            prefill = decode = homes
+        else:
+            prefill, decode = self._apart(homes, out)  # type: ignore[arg-type]
         role = view.roles[prefill]
         if not view.open[prefill] or role == DECODE:
             raise PlanError(f"request {request.id} is sent to replica {prefill}, which serves no prompts now")
@@ -75,20 +81,19 @@ class Attempts:
             if decode != NOWHERE:
                 self.view.handed(decode, request.id, tokens)
 
-    def ask(
-        self, life: Life, barred: tuple[int, ...], now_ns: int, out: list[Action], source: int | None = None
-    ) -> int | Homes | None:
-        """Where the router wants a request, the roles of replicas changed as it says."""
+    def ask(self, life: Life, barred: tuple[int, ...], now_ns: int, source: int | None = None) -> int | Homes | None:
+        """Where the router wants a request, told what it may want to know of it."""
         view = self.view
-        if barred or self.keeps:
-            view.barred, view.predicted = barred, life.left
+        view.barred, view.predicted = barred, life.left
         homes = self._router.route(life.request, view, now_ns, source)
-        if barred:
-            view.barred = ()
-        if type(homes) is Homes:
-            for replica, role in homes.roles:
-                out += self.fleet.switch(replica, role)
+        view.barred = ()
         return homes
+
+    def _apart(self, homes: Homes, out: list[Action]) -> tuple[int, int]:
+        """The two homes, the roles of replicas changed as the router says."""
+        for replica, role in homes.roles:
+            out += self.fleet.switch(replica, role)
+        return homes.prefill, homes.decode
 
     def wait(self, life: Life, now_ns: int, out: list[Action], phase: str, reason: str) -> None:
         """Nowhere yet: keep the request until a replica changes, unless none that could serve it will ever come."""
@@ -168,11 +173,11 @@ class Attempts:
     def hand_over(self, life: Life, now_ns: int, out: list[Action]) -> None:
         """Find the one that decodes a request whose prompt is done."""
         view, request = self.view, life.request
-        homes = self.ask(life, life.barred, now_ns, out, life.home)
+        homes = self.ask(life, life.barred, now_ns, life.home)
         if homes is None:
             self.wait(life, now_ns, out, DECODE, "")
             return
-        home = homes.decode if isinstance(homes, Homes) else homes
+        home = homes if isinstance(homes, int) else self._apart(homes, out)[1]
         if not view.open[home] or not serves(view.roles[home], DECODE):
             raise PlanError(f"request {request.id} is to decode on {home}, which serves no answers now")
         life.next = home

@@ -82,9 +82,11 @@ class HandOver:
         self._ledger = ledger = state.ledger
         self._seats = seats
         self._most = share * ledger.blocks
-        self.asked: deque[Guest] = deque()
+        self._asked: deque[Guest] = deque()
         self.tier = HostTier(host_blocks, ledger)
         self.guests: dict[int, Guest] = {}
+        # Whether anybody may wait for blocks or a seat; looked at before every step.
+        self.busy = False
 
     def share(self, inside: dict[int, Resident]) -> None:
         """Those that the replica serves are another's book."""
@@ -106,10 +108,20 @@ class HandOver:
         tokens = sum(order.request.prompt_tokens + order.from_token for order in orders)
         return len(orders) + len(kept), tokens + sum(kept)
 
-    @property
-    def queues(self) -> tuple[deque[Guest], deque[Resident], deque[Resident]]:
-        """Those who wait: for blocks, for a seat, to come back. The room looks often, so it keeps them."""
-        return self.asked, self._state.landed, self.tier.out
+    def attend(self, out: list[Action]) -> None:
+        """At a step boundary: seats and blocks for those who wait, as far as there are some.
+
+        Those who take their seats make room for others to come, who would otherwise wait for one boundary more.
+        """
+        self._seat(out)
+        self._grant(out)
+        self.busy = bool(self._asked or self._state.landed or self.tier.out)
+
+    def swap_out(self, resident: Resident) -> bool:
+        """A decode that has given up its blocks goes to host memory; whether there is room."""
+        gone = self.tier.put(resident)
+        self.busy = self.busy or gone
+        return gone
 
     def _reserve(self, event: Reserve, now_ns: int) -> list[Action]:
         request, epoch = event.request.id, event.epoch
@@ -224,23 +236,24 @@ class HandOver:
         """Somebody wants to come. Whether blocks may be granted at the next step boundary: there will not be more by then."""
         guest = Guest(order)
         self.guests[order.request.id] = guest
-        self.asked.append(guest)
+        self._asked.append(guest)
+        self.busy = True
         known = order.request.prompt_tokens + order.from_token
-        return len(self.asked) == 1 and self._ledger.need(known) <= self._ledger.free - self._ledger.watermark
+        return len(self._asked) == 1 and self._ledger.need(known) <= self._ledger.free - self._ledger.watermark
 
-    def grant(self, out: list[Action]) -> None:
+    def _grant(self, out: list[Action]) -> None:
         """Give blocks to those who asked, in order, as far as there are some."""
         ledger = self._ledger
         if not self.tier.bring_back(out):
             return
-        while self.asked:
-            guest = self.asked[0]
+        while self._asked:
+            guest = self._asked[0]
             request, epoch = guest.order.request, guest.order.epoch
             resident = Resident(request, epoch, guest.order.from_token)
             known = resident.known
             if ledger.need(known) > ledger.free - ledger.watermark or self._waiting_blocks() >= self._most:
                 return
-            self.asked.popleft()
+            self._asked.popleft()
             guest.resident = resident
             resident.computed = known
             resident.generated += 1  # its first token came with its prompt
@@ -272,9 +285,10 @@ class HandOver:
     def _queue(self, resident: Resident) -> bool:
         state = self._state
         state.landed.append(resident)
+        self.busy = True
         return len(state.running) + len(state.landed) <= self._seats
 
-    def seat(self, out: list[Action]) -> None:
+    def _seat(self, out: list[Action]) -> None:
         """Let those who have landed decode, in order, as far as there are seats."""
         state = self._state
         while state.landed and len(state.running) < self._seats:
@@ -290,7 +304,7 @@ class HandOver:
         """A guest will not stay: free what it holds."""
         guest = self.guests.pop(request)
         if guest.resident is None:
-            self.asked.remove(guest)
+            self._asked.remove(guest)
             return
         if guest.resident in self._state.landed:
             self._state.landed.remove(guest.resident)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from phasewise.control.apply import advance, place, preempt, regroup, sent, settle, spend, vacate
+from phasewise.control.apply import place, preempt, regroup, sent, settle, spend, vacate
 from phasewise.control.check import check_flights
 from phasewise.control.handover import HandOver
 from phasewise.control.lane import Lane
@@ -81,7 +81,6 @@ class InstanceControl:
         say = (self._known, self._after, self._given, self._report)
         self._hand = HandOver(replica, self.state, self._inside, seats, share, host_blocks, *say)
         self.handlers |= self._hand.handlers
-        self._asked, self._landed, self._out = self._hand.queues
         self._passing = False
         self._books = books
         self._reporter = reporter
@@ -109,7 +108,7 @@ class InstanceControl:
         if resident.known >= limit:
             reason = f"a prompt of {resident.known} tokens and one output token exceed the {limit} that fit"
             return self._given(request.id, now_ns, self._say([Refused(request.id, event.epoch, reason)]), True)
-        if self._told is not None or request.id in self._inside or self._landed or self.state.parked:
+        if self._told is not None or request.id in self._inside:
             again = self._known(request.id, event.epoch)
             if again is not None:
                 return again
@@ -197,9 +196,9 @@ class InstanceControl:
         for number, pieces in event.done:
             lane = self._lanes[number]
             if lane.run is not None and pieces:
-                steps = sum(piece[2] for piece in pieces)
-                advance(lane.cohorts, steps, lane.run.repeat != 1, self._ledger)
-                settle(lane.run.plan, steps, self.state)
+                # Of the books only the clocks still matter: they say what was emitted.
+                for cohort in lane.cohorts:
+                    cohort.clock += sum(piece[2] for piece in pieces)
         residents = [*self._inside.values(), *self.state.parked.values()]
         return [Perished(tuple((r.id, r.emitted) for r in residents))]
 
@@ -226,7 +225,7 @@ class InstanceControl:
         self._waking = False
         out: list[Action] = []
         free = self._lanes[0].run is None if self._alone else any(lane.run is None for lane in self._lanes.values())
-        if free and (self._inside or self._landed or self._asked):
+        if free and (self._inside or self._hand.busy):
             self._ask(now_ns, out)
         if self._reporter is not None:
             self._reporter.rung(now_ns)
@@ -244,8 +243,12 @@ class InstanceControl:
             ((_, _, steps),) = event.pieces
         except ValueError:
             steps = sum(piece[2] for piece in event.pieces)
-        if lane.cohorts:
-            advance(lane.cohorts, steps, run.repeat != 1, self._ledger)
+        # A single step's blocks were taken before it, a leap's are taken now.
+        for cohort in lane.cohorts:
+            if run.repeat != 1:
+                self._ledger.free -= cohort.growth(steps)
+            cohort.clock += steps
+            cohort.context += steps * cohort.count
         if plan.chunks:
             settle(plan, steps, self.state)
         out: list[Action] = []
@@ -266,7 +269,7 @@ class InstanceControl:
                     out.append(Prefilled(one.id, one.epoch))
         if self._told is not None:
             self._told.keep(out)
-        if self._inside or self._landed or self._asked:
+        if self._inside or self._hand.busy:
             self._ask(now_ns, out)
         if self._reporter is not None and not self._reporter.alarmed:
             self._report(now_ns, out)
@@ -311,11 +314,9 @@ class InstanceControl:
     def _ask(self, now_ns: int, out: list[Action]) -> list[Action]:
         """Ask the batcher what the free lanes should run, and apply it."""
         state = self.state
-        alone, lanes = self._alone, self._lanes
-        if self._landed or self._asked or self._out:
-            # Those who take their seats make room for others to come, who would otherwise wait for one boundary more.
-            self._hand.seat(out)
-            self._hand.grant(out)
+        alone, lanes, hand = self._alone, self._lanes, self._hand
+        if hand.busy:
+            hand.attend(out)
             if not (state.running or state.waiting):
                 return out
         if not alone:
@@ -333,7 +334,7 @@ class InstanceControl:
             if not alone:
                 check_flights(plan, state, lanes.values())
             if plan.preempt:
-                preempt(plan, state, self._hand.tier)
+                preempt(plan, state, hand)
             if plan.chunks:
                 place(plan, state)
                 if self._passing:

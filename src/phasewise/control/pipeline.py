@@ -59,7 +59,7 @@ class Pipe(InstanceControl):
 
     def ask(self, now_ns: int) -> list[Action]:
         """What the batcher plans for the lane, which is free; it is asked only if it has somebody to run."""
-        busy = self.state.running or self.state.waiting or any(self._hand.queues)
+        busy = self.state.running or self.state.waiting or self._hand.busy
         return super()._ask(now_ns, []) if busy else []
 
     def heed(self, event: Submit, now_ns: int) -> None:
@@ -83,7 +83,7 @@ class Pipe(InstanceControl):
 
     def put_back(self, resident: Resident) -> None:
         """Preempt one of its residents."""
-        preempt(StepPlan(preempt=(resident.id,)), self.state, self._hand.tier)
+        preempt(StepPlan(preempt=(resident.id,)), self.state, self._hand)
 
 
 class PipelineControl:

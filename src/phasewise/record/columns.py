@@ -101,6 +101,7 @@ _REQUEST = struct.Struct("<iqqiiBHH").pack
 _TRANSFER = struct.Struct("<iiqqq").pack
 _CHANGE = struct.Struct("<qiB").pack
 _EVENTS: dict[type, str] = {Lost: "lost", Ready: "serving", Drain: "draining"}
+_RARE = frozenset((Pulled, Died))
 _MOVING = frozenset((PromptDone, Enter, Regroup, Forget))
 _ACTIONS: dict[type, str] = {Boot: "booting", Stop: "stopped"}
 _STEP = struct.Struct("<qqdiiiQhBq").pack
@@ -226,10 +227,8 @@ class InstanceColumns:
                         first_chunk, cached, first_token, cohort = stays.pop(request)
                         spans += _SPAN(request, first_chunk, first_token, row, 0, cached, cohort, FINISHED)
                 row += 1
-            elif type(event) is Pulled and event.source != HOST:
-                self._transfers += _TRANSFER(event.request, event.source, event.began_ns, at_ns, event.nbytes)
-            elif type(event) is Died:
-                row = self._died(event, row)
+            elif type(event) in _RARE:
+                row = self._rare(at_ns, event, row)
             for action in actions:
                 kind = type(action)
                 if kind is Run:
@@ -241,6 +240,14 @@ class InstanceColumns:
                 elif kind in _MOVING:
                     self._moved(action, row)
         self._row = row
+
+    def _rare(self, at_ns: int, event: Pulled | Died, row: int) -> int:
+        """Keys and values have come, or the process is gone. The next row."""
+        if isinstance(event, Died):
+            return self._died(event, row)
+        if event.source != HOST:
+            self._transfers += _TRANSFER(event.request, event.source, event.began_ns, at_ns, event.nbytes)
+        return row
 
     def _moved(self, action: Action, row: int) -> None:
         """Requests leave the replica, come to it, or change their cohort."""
