@@ -20,11 +20,14 @@ from phasewise.core.event import Died, Lost, StepDone
 from phasewise.core.fault import Dies, Scenario
 from phasewise.core.message import Submit
 from phasewise.core.resident import Resident
+from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
 from phasewise.perf.pipeline import staged
 from phasewise.policy.fleet import serves
 from phasewise.record.header import Header
 from phasewise.record.runlog import Recorder, RunLog
+from phasewise.sim.simulate import simulate
 from phasewise.sim.world import World
+from phasewise.workload import source
 from worlds import ToyLatency, random_gone, random_rows, workload
 
 
@@ -246,3 +249,28 @@ def test_attempts_begin_where_the_tokens_before_them_ended() -> None:
     assert again.from_token == int(lost["tokens"].sum()) > 0
     assert log.tables.requests["tokens"].tolist() == [30, 30]
     assert log.tables.requests["attempts"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["for good", "for a while"])
+@pytest.mark.parametrize("lost", range(4))
+@pytest.mark.parametrize("roles", [("mixed",) * 4, ("prefill", "prefill", "decode", "decode")], ids=["mixed", "apart"])
+def test_at_half_load_one_replica_less_fails_nobody(roles: tuple[str, ...], lost: int, back: bool) -> None:
+    """33 requests a second of chat are half of what two prefill replicas can take, and less for the others."""
+    deployment = Deployment(
+        "Llama-3.1-8B",
+        tuple(ReplicaSpec("h100", role=role) for role in roles),
+        PolicySpec("sarathi"),
+        PolicySpec("round-robin"),
+        cold_start_s=1.0,
+    )
+    load = source.load("azure-conv", rate=33, requests=400, seed=1)
+    # In the middle, just after the one that will be lost was given a request.
+    half_ns = int(load.arrival_ns[200 + lost]) + 1_000_000
+    scenario = Scenario((Dies(half_ns, lost, half_ns + 2_000_000_000 if back else None),))
+    log = simulate(deployment, load, scenario=scenario)
+    summary = log.summary
+    assert summary["completed"] == 400
+    assert summary["failed"] == summary["rejected"] == 0
+    assert int(log.tables.requests["attempts"].sum()) > 0
+    assert summary["tokens_out"] == int(load.truth.column().sum())
+    replay(log)
