@@ -114,21 +114,3 @@ def regroup(plan: Regroup, state: InstanceState, flying: Sequence[Cohort]) -> No
         # Leaving counts the token of the step that it joined after; it joined before.
         resident.generated -= 1
         cohort.join(resident)
-
-
-def settle(plan: StepPlan, steps: int, state: InstanceState) -> None:
-    """So many iterations of a plan's chunks are computed: those whose last one it was decode now, or leave."""
-    for chunk in plan.chunks:
-        resident = state.running[chunk.request]
-        resident.computed += chunk.tokens * steps
-        if chunk.joins is None:
-            continue
-        if not resident.stays:
-            resident.generated += 1
-            continue
-        del state.prefilling[chunk.request]
-        try:
-            cohort = state.cohorts[chunk.joins]
-        except KeyError:
-            cohort = state.open(chunk.joins)
-        cohort.join(resident)

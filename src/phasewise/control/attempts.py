@@ -12,7 +12,7 @@ from phasewise.control.life import NOWHERE, Life
 from phasewise.control.patience import Patience, Trust
 from phasewise.core.action import Action, Ended, Outcome, Stop, WakeAt
 from phasewise.core.errors import PlanError
-from phasewise.core.message import Adopt, Cancel, Release
+from phasewise.core.message import Adopt, Cancel, Release, Submit
 from phasewise.core.spec import DECODE, PREFILL
 from phasewise.core.units import NS_PER_S
 from phasewise.policy.fleet import serves
@@ -33,6 +33,8 @@ class Attempts:
         self.books = Bookings(self.view.booked) if getattr(router, "books", False) else Unbooked()
         self.watched = bool(getattr(router, "watches", False))
         self.keeps = self.watched or bool(getattr(router, "books", False))
+        # Whether anything is written down of attempts that a reliable wire and a plain router have no need of.
+        self.noting = self.keeps or isinstance(patience, Patience)
         self._router = router
 
     def current(self, request: int, epoch: int, now_ns: int, out: list[Action]) -> Life | None:
@@ -67,7 +69,7 @@ class Attempts:
                 life.next = decode
         if self.keeps:
             self._keep(life)
-        out.append(life.submit())
+        out.append(Submit(prefill, request, life.epoch, life.delivered, life.stays))
         if decode != prefill:
             out.append(life.reserve())
 
@@ -148,12 +150,12 @@ class Attempts:
         del self.lives[request]
         if life.waits:
             self.stop_waiting(life)
-        self.patience.over(request)
         if life.next != NOWHERE:
             if life.adopting and life.home not in (NOWHERE, life.next):
                 self.order(Release(life.home, request, life.epoch), now_ns, out)
             self.unreserve(life, now_ns, out)
-        if self.keeps:
+        if self.noting:
+            self.patience.over(request)
             self.books.over(request)
         out.append(Ended(request, outcome, tokens, reason))
         if self.fleet.draining:

@@ -78,10 +78,12 @@ class ClusterControl:
 
     def _arrived(self, event: Arrived, now_ns: int) -> list[Action]:
         request = event.request
-        self._attempts.lives[request.id] = life = Life(request, event.predicted)
+        attempts = self._attempts
+        attempts.lives[request.id] = life = Life(request, event.predicted)
         out: list[Action] = []
-        self._attempts.patience.heard(request.id, now_ns, out)
-        self._attempts.place(life, now_ns, out)
+        if attempts.noting:
+            attempts.patience.heard(request.id, now_ns, out)
+        attempts.place(life, now_ns, out)
         return out
 
     def _gone(self, event: Gone, now_ns: int) -> list[Action]:
@@ -100,10 +102,11 @@ class ClusterControl:
 
     def _finished(self, event: Finished, now_ns: int) -> list[Action]:
         out: list[Action] = []
-        life = self._attempts.current(event.request, event.epoch, now_ns, out)
-        if life is not None:
-            self._attempts.end(life, Outcome.FINISHED, event.tokens, now_ns, out)
-        return self._attempts.again(now_ns, out) if self._attempts.pending else out
+        attempts = self._attempts
+        life = attempts.lives.get(event.request)
+        if life is not None and life.epoch == event.epoch:
+            attempts.end(life, Outcome.FINISHED, event.tokens, now_ns, out)
+        return attempts.again(now_ns, out) if attempts.pending else out
 
     def _cancelled(self, event: Cancelled, now_ns: int) -> list[Action]:
         out: list[Action] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from phasewise.control.apply import place, preempt, regroup, sent, settle, spend, vacate
+from phasewise.control.apply import place, preempt, regroup, sent, spend, vacate
 from phasewise.control.check import check_flights
 from phasewise.control.handover import HandOver
 from phasewise.control.lane import Lane
@@ -249,8 +249,11 @@ class InstanceControl:
                 self._ledger.free -= cohort.growth(steps)
             cohort.clock += steps
             cohort.context += steps * cohort.count
-        if plan.chunks:
-            settle(plan, steps, self.state)
+        for chunk in plan.chunks:
+            resident = self.state.running[chunk.request]
+            resident.computed += chunk.tokens * steps
+            if chunk.joins is not None:
+                self._prompt_over(resident, chunk.joins)
         out: list[Action] = []
         if event.ended:
             for request in event.ended:
@@ -274,6 +277,15 @@ class InstanceControl:
         if self._reporter is not None and not self._reporter.alarmed:
             self._report(now_ns, out)
         return out
+
+    def _prompt_over(self, resident: Resident, cohort: str) -> None:
+        """All known tokens are computed, and one more is out: it decodes from now on, or is about to leave."""
+        if not resident.stays:
+            resident.generated += 1
+            return
+        state = self.state
+        del state.prefilling[resident.id]
+        (state.cohorts.get(cohort) or state.open(cohort)).join(resident)
 
     def _part(self, plan: StepPlan, out: list[Action]) -> None:
         """Those that were to leave after their prompt do so: they keep their blocks, and run no more."""

@@ -20,17 +20,34 @@ class Life:
     the whole answer will be.
     """
 
-    # What most lives never change stands here once; an attempt begins nowhere.
-    epoch = delivered = emitted = not_before_ns = 0
-    refused: tuple[int, ...] = ()
-    failed: tuple[int, ...] = ()
-    home = next = NOWHERE
-    gone = waits = prompt_done = reserved = adopting = False
-    stays = True
+    __slots__ = (
+        "adopting",
+        "delivered",
+        "emitted",
+        "epoch",
+        "failed",
+        "gone",
+        "home",
+        "next",
+        "not_before_ns",
+        "predicted",
+        "prompt_done",
+        "refused",
+        "request",
+        "reserved",
+        "stays",
+        "waits",
+    )
 
     def __init__(self, request: Request, predicted: int | None = None) -> None:
         self.request = request
         self.predicted = predicted
+        self.epoch = self.delivered = self.emitted = self.not_before_ns = 0
+        self.refused: tuple[int, ...] = ()
+        self.failed: tuple[int, ...] = ()
+        self.home = self.next = NOWHERE
+        self.gone = self.waits = self.prompt_done = self.reserved = self.adopting = False
+        self.stays = True
 
     def clear(self) -> None:
         """Forget where the attempt is: it is nowhere."""

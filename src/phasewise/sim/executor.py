@@ -237,9 +237,8 @@ class ModelledExecutor:
 
     def _part(self, request: int, known: int) -> tuple[int, ...]:
         """The first token of one that leaves is out. The request itself if that was all."""
-        earlier = self._earlier.get(request, 0)
-        left = min(self._output_tokens(request), self._max_context - known + earlier) - earlier
-        return (request,) if left <= 1 else ()
+        left = self._output_tokens(request) - self._earlier.get(request, 0)
+        return (request,) if left <= 1 or known + 1 >= self._max_context else ()
 
     def _join(self, request: int, known: int, cohort: str) -> tuple[int, ...]:
         """The prompt is computed and its first token out: note at which step of its cohort the last one will be.
@@ -248,8 +247,9 @@ class ModelledExecutor:
         """
         left = self._left.pop(request, None) if self._left else None
         if left is None:
-            earlier = self._earlier.pop(request, 0) if self._earlier else 0
-            left = min(self._output_tokens(request), self._max_context - known + earlier) - earlier
+            left = self._output_tokens(request) - (self._earlier.pop(request, 0) if self._earlier else 0)
+            if left > self._max_context - known:
+                left = self._max_context - known
         if left <= 1:
             return (request,)
         book = self._books.get(cohort) or self._book(cohort)
