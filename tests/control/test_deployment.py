@@ -10,7 +10,7 @@ import pytest
 from phasewise.control.deployment import as_written, deployment_from, read_deployment, read_mapping, with_settings
 from phasewise.control.resolve import resolve
 from phasewise.core.errors import InputError
-from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
+from phasewise.core.spec import Deployment, LinkSpec, PolicySpec, ReplicaSpec, Slo
 
 BASE = "model: meta-llama/Llama-3.1-8B\nreplicas: [{device: h100}]\n"
 CONFIG = '{"architectures": ["LlamaForCausalLM"], "hidden_size": 64}'
@@ -180,6 +180,14 @@ def written(**more: Any) -> dict[str, Any]:
         (["batcher.max_seqs=8", "batcher.name=static"], {"batcher": PolicySpec("static", {"max_seqs": 8})}),
         (["replicas.0.tp=2", "replicas[0].count=3"], {"replicas": (ReplicaSpec("h100", 3, 2),)}),
         (["slo.ttft_s=1"], {"slo": Slo(ttft_s=1)}),
+        (["replicas.mixed=3", "replicas.mixed.tp=2"], {"replicas": (ReplicaSpec("h100", 3, 2),)}),
+        (["replicas.0.role=prefill", "replicas.prefill=2"], {"replicas": (ReplicaSpec("h100", 2, role="prefill"),)}),
+        (
+            ["replicas.0.batcher=orca", "replicas.0.batcher.max_seqs=8"],
+            {"replicas": (ReplicaSpec("h100", batcher=PolicySpec("orca", {"max_seqs": 8})),)},
+        ),
+        (["link=ethernet-25g"], {"link": LinkSpec("ethernet-25g")}),
+        (["link.gb_s=3", "link.transfer=serialised"], {"link": LinkSpec(gb_s=3, transfer="serialised")}),
         (["model = Qwen3-8B"], {"model": "Qwen3-8B"}),
     ],
 )
@@ -211,6 +219,9 @@ def test_settings(settings: list[str], changed: dict[str, Any]) -> None:
         ("replicas=2", "'replicas' holds several values; set one of them, such as replicas.0.tp=2"),
         ("replicas.0.tp=two", "tp: expected a whole number, got text 'two'"),
         ("slo=1", "'slo' holds several values"),
+        ("replicas.decode=2", "name a group of replicas (0) and one of its keys"),
+        ("replicas.0.batcher.seats=2", "unknown parameter of batcher"),
+        ("link.gbs=2", "unknown key 'gbs'; did you mean 'gb_s'?"),
         ("slo.ttft=1", "unknown key 'ttft'; did you mean 'ttft_s'?"),
         ("tile.x=1", "'tile' holds one value; write tile=VALUE"),
     ],

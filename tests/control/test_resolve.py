@@ -9,7 +9,7 @@ import pytest
 
 from phasewise.control.resolve import resolve
 from phasewise.core.errors import InputError
-from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Slo
+from phasewise.core.spec import Deployment, LinkSpec, PolicySpec, ReplicaSpec, Slo
 from phasewise.sim.simulate import simulate
 from phasewise.workload.source import load
 
@@ -95,3 +95,31 @@ def test_the_reference_of_slowdowns_is_the_device_that_is_named() -> None:
 def test_a_reference_that_nobody_knows() -> None:
     with pytest.raises(InputError, match=r"d.yaml: reference: unknown device 'a10000'; did you mean"):
         resolve(msgspec.structs.replace(PLAIN, reference="a10000"), "d.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"replicas": (ReplicaSpec("h100", role="prefil"),)}, "unknown role 'prefil'; did you mean 'prefill'?"),
+        ({"replicas": (ReplicaSpec("h100", role="decode"),)}, "every replica is for decode, and none computes prompts"),
+        ({"replicas": (ReplicaSpec("h100", host_gib=-1.0),)}, "host_gib is -1.0; give GiB of host memory"),
+        ({"link": LinkSpec("infiniband")}, "link: unknown link 'infiniband'; did you mean 'infiniband-"),
+        ({"link": LinkSpec(gb_s=0.0)}, "link: gb_s is 0.0; give a number above 0"),
+        ({"link": LinkSpec(transfer="lazy")}, "link: unknown transfer 'lazy'"),
+        ({"patience_s": 0.0}, "patience_s is 0.0; an answer takes 2 x wire_s: give more"),
+        ({"cold_start_s": -1.0}, "cold_start_s is -1.0; give seconds, 0 or more"),
+    ],
+)
+def test_what_makes_no_sense_of_a_fleet_is_said(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve(msgspec.structs.replace(PLAIN, **changes))
+    assert complaint in str(caught.value)
+
+
+def test_each_group_has_its_batcher() -> None:
+    own = PolicySpec("vllm-v1", {"max_seqs": 8})
+    groups = (ReplicaSpec("h100", 2, role="prefill"), ReplicaSpec("h100", role="decode", batcher=own))
+    resolved = resolve(msgspec.structs.replace(PLAIN, replicas=groups))
+    assert [resolved.batcher(i).name for i in range(3)] == ["sarathi", "sarathi", "vllm-v1"]
+    assert resolved.batcher(2).params["max_seqs"] == 8
+    assert [(r.role, r.group) for r in resolved.replicas] == [("prefill", 0), ("prefill", 0), ("decode", 1)]

@@ -9,9 +9,10 @@ import msgspec
 
 from phasewise.control.latency import in_words, step_times
 from phasewise.core.errors import InputError, unknown
-from phasewise.core.spec import ROLES, Deployment, ModelSpec, PolicySpec, Resolved, ResolvedReplica
+from phasewise.core.spec import DECODE, ROLES, Deployment, ModelSpec, PolicySpec, Resolved, ResolvedReplica
 from phasewise.perf.efficiency import DATA_SHEET, FITTED, efficiency
 from phasewise.perf.hardware import device
+from phasewise.perf.links import resolve_link
 from phasewise.perf.memory import GIB, kv_blocks
 from phasewise.perf.models import model
 from phasewise.perf.physics import latency_model
@@ -118,6 +119,9 @@ def _check(deployment: Deployment, spec: ModelSpec, where: str | None) -> None:
             raise InputError(f"{name} is {value}; give seconds, 0 or more", where)
     if deployment.patience_s is not None and deployment.patience_s <= 2 * deployment.wire_s:
         raise InputError(f"patience_s is {deployment.patience_s}; an answer takes 2 x wire_s: give more", where)
+    resolve_link(deployment.link, f"{where}: link" if where else "link")
+    if all(group.role == DECODE for group in deployment.replicas) and deployment.replicas:
+        raise InputError("every replica is for decode, and none computes prompts; give a group the role prefill", where)
     if not deployment.replicas:
         raise InputError("no replicas; give at least one group with a device", where)
 
