@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from heapq import heappush
+from heapq import heapify, heappush
 from typing import Any, Protocol
 
 import msgspec
@@ -67,6 +67,7 @@ class Mishaps:
         self._returns: dict[int, int | None] = {}
         # replica -> request -> tokens, of those whose end the cluster has not heard of
         self._unheard: list[dict[int, int]] = [{} for _ in world.resolved.replicas]
+        self._left = 0
         self.last_ns = 0
         self._room = len(world.resolved.replicas) + 1  # its own number, after the cluster's
         inbox: list[Mail] = []
@@ -142,6 +143,19 @@ class Mishaps:
                 take(event)
 
         return arrive
+
+    def counted(self, ended: Callable[[Any], None], requests: int) -> Callable[[Any], None]:
+        """The port of `Ended`: once all requests are over, what would still go wrong is of no interest."""
+        self._left = requests
+
+        def tell(action: Any) -> None:
+            self._left -= 1
+            if not self._left:
+                self._inbox[:] = [mail for mail in self._inbox if not isinstance(mail[3], Fault | Start | Boot)]
+                heapify(self._inbox)
+            ended(action)
+
+        return tell
 
     # --- what happens
 

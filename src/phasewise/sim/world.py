@@ -99,7 +99,8 @@ class World:
         down = self._to_instance if self.mishaps is None else self.mishaps.to_instance
         ports: dict[type, Callable[[Any], None]] = dict.fromkeys(DOWN, down)
         ports |= dict.fromkeys((Boot, Stop), _nothing if self.mishaps is None else self.mishaps.ordered)
-        ports[Ended] = _nothing if self._users is None else self._users.ended
+        ended = _nothing if self._users is None else self._users.ended
+        ports[Ended] = ended if self.mishaps is None else self.mishaps.counted(ended, len(workload))
         ports[WakeAt] = self._alarm(n)
         self.cluster = Loop(open_cluster(resolved, seed), self.clock, recorder.cluster, ports)
         for i in range(n):
