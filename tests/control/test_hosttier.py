@@ -8,6 +8,7 @@ from fleets import toy_fleet
 from phasewise.control.replay import replay
 from phasewise.core.action import Pull, Run
 from phasewise.core.event import HOST, Pulled
+from phasewise.core.fault import Cuts, Scenario
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from worlds import ToyLatency, workload
@@ -76,3 +77,13 @@ def test_the_first_to_be_let_in_is_who_came_back() -> None:
     assert any(run.plan.preempt for run in runs)
     spans = log.tables.spans[0]
     assert sorted(spans["request"].tolist()) == sorted([0, 1, 2, *(p.request for p in pulls(log))])
+
+
+def test_a_link_between_replicas_has_no_part_in_it() -> None:
+    """Every link is lost just when something is on its way back."""
+    began = [e.began_ns for _, e, _ in run(100).records(1) if type(e) is Pulled]
+    resolved = toy_fleet(["mixed"], "distserve", blocks=9, host_blocks=100)
+    cut = Scenario((Cuts(began[0], None, None),))
+    log = simulate(resolved, workload(ROWS), physics=lambda i: ToyLatency(), scenario=cut)
+    assert log.summary["completed"] == 3
+    assert log.summary["tokens_out"] == 90

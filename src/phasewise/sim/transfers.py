@@ -145,11 +145,7 @@ class Transfers:
     def _begin(self, transfer: Transfer, ready_ns: int | None = None) -> None:
         if transfer.flow >= 0:
             return
-        waiting = self.waiting.get(transfer.source, [])
-        if transfer in waiting:
-            waiting.remove(transfer)
-            if not waiting:
-                del self.waiting[transfer.source]
+        self._wait_no_more(transfer)
         transfer.flow = flow = self._numbers
         self._numbers += 1
         self._by_flow[flow] = transfer
@@ -217,7 +213,8 @@ class Transfers:
             self._lost[source, target] = None
             self._flows.drop_between(source, target)
             for transfer in list(self._open.values()):
-                if self._cut(transfer.source, transfer.target):
+                # What comes back from host memory takes no link between replicas.
+                if transfer.source != HOST and self._cut(transfer.source, transfer.target):
                     self._fail(transfer, f"the link from replica {transfer.source} is lost")
         self._promise()
 
@@ -231,6 +228,9 @@ class Transfers:
     def _forget(self, transfer: Transfer) -> None:
         self._open.pop((transfer.target, transfer.request), None)
         self._by_flow.pop(transfer.flow, None)
+        self._wait_no_more(transfer)
+
+    def _wait_no_more(self, transfer: Transfer) -> None:
         waiting = self.waiting.get(transfer.source, [])
         if transfer in waiting:
             waiting.remove(transfer)
