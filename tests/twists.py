@@ -81,11 +81,10 @@ def steps(log: RunLog, room: int) -> list[Step]:
             assert abs(began + spent - at_ns) <= 1
             moves = ()
         if type(event) is Died:
-            moves = ()
             for _, pieces in event.done:
                 assert run is not None
                 out += _iterations(run, began, pieces, (run.plan.preempt, moves))[0]
-            run = None
+            run, moves = None, ()
         for action in actions:
             if type(action) is Regroup:
                 moves += action.moves

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleets import BATCHERS, LINKS, random_faults, random_roles, toy_fleet
-from phasewise.core.event import StepDone
+from laws.test_no_oracle import actions_before, first_end_ns, permuted
 from phasewise.core.fault import Scenario
 from phasewise.core.spec import PolicySpec
 from phasewise.record.runlog import RunLog
@@ -76,15 +75,6 @@ def test_ties_in_whole_nanoseconds_are_exact(batcher: str, faults: bool, data: s
             assert mine.tolist() == theirs.tolist()
 
 
-def first_end_ns(log: RunLog) -> int:
-    ends = [at for room in range(1, log.rooms) for at, e, _ in log.records(room) if type(e) is StepDone and e.ended]
-    return min(ends, default=1 << 60)
-
-
-def before(log: RunLog, room: int, end_ns: int) -> list[Any]:
-    return [(at_ns, actions) for at_ns, _, actions in log.records(room) if at_ns < end_ns]
-
-
 @pytest.mark.parametrize("batcher", BATCHERS)
 @given(data=st.data())
 @settings(max_examples=settings.default.max_examples // 3)
@@ -95,8 +85,8 @@ def test_no_action_before_the_first_end_knows_a_length(batcher: str, data: st.Da
         roles, batcher, blocks=data.draw(st.integers(16, 30)), max_context=120, link=data.draw(st.sampled_from(LINKS))
     )
     one = workload(rows)
-    other = replace(one, truth=one.truth.permuted(data.draw(st.integers(0, 99))))
+    other = permuted(one, data.draw(st.integers(0, 99)))
     a, b = (run(resolved, load, ToyLatency()) for load in (one, other))
     end_ns = min(first_end_ns(a), first_end_ns(b))
     for room in range(a.rooms):
-        assert before(a, room, end_ns) == before(b, room, end_ns)
+        assert actions_before(a, room, end_ns) == actions_before(b, room, end_ns)

@@ -17,17 +17,16 @@ from laws.test_no_oracle import actions_before, first_end_ns, permuted
 from phasewise.control.replay import replay
 from phasewise.core.errors import InputError
 from phasewise.core.event import Arrived
-from phasewise.core.message import DOWN, UP, SetRole
+from phasewise.core.message import SetRole
 from phasewise.core.spec import DECODE, MIXED, PREFILL, LinkSpec, PolicySpec
 from phasewise.policy import catalog
 from phasewise.policy.prediction.oracle import Oracle
 from phasewise.record.columns import ClusterColumns
-from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.workload.truth import Truth
 from phasewise.workload.workload import ClosedLoop, Workload
 from pools import pooled
-from twists import TWISTS, steps, twisted
+from twists import TWISTS, catalogued, messages, steps
 from worlds import ToyLatency, random_gone, random_rows, workload
 
 BATCHERS = ("splitwise", "sarathi")
@@ -37,19 +36,8 @@ PREDICTORS = ("oracle", "none", "mean")
 
 @pytest.fixture(autouse=True, scope="module")
 def twisted_batchers() -> Iterator[None]:
-    added: dict[tuple[str, str], tuple[type, str]] = {}
-    for name in BATCHERS:
-        for kind, twist in TWISTS.items():
-            added["batcher", f"{kind}/{name}"] = (twisted(catalog.find("batcher", name), twist), "test")
-    catalog.PAPERS.update(added)
-    yield
-    for key in added:
-        del catalog.PAPERS[key]
-
-
-def said(log: RunLog, room: int) -> list[tuple[int, Any]]:
-    """Everything that a room told another, and when."""
-    return [(at, a) for at, _, actions in log.records(room) for a in actions if isinstance(a, UP + DOWN)]
+    with catalogued(set(BATCHERS)):
+        yield
 
 
 def drawn(data: st.DataObject) -> tuple[dict[str, Any], Any]:
@@ -80,7 +68,7 @@ def test_leaps_change_nothing(batcher: str, data: st.DataObject) -> None:
     for twist in TWISTS:
         other = simulate(pooled(batcher=f"{twist}/{batcher}", **fleet), load, physics=lambda i: latency)
         for room in range(leapt.rooms):
-            assert said(leapt, room) == said(other, room)
+            assert messages(leapt, room) == messages(other, room)
             assert room == 0 or steps(leapt, room) == steps(other, room)
 
 
@@ -101,7 +89,7 @@ def test_the_worlds_do_change_roles() -> None:
     rows = [(i * 2_000, 30, 20) for i in range(18)] + [(2_000_000, 30, 20), (4_000_000, 30, 20)]
     fleet = pooled(blocks=12, block_tokens=8, long_queue=60, params={"token_budget": 40, "max_seqs": 4})
     log = simulate(fleet, workload(rows), physics=lambda i: ToyLatency())
-    roles = [action.role for _, action in said(log, 0) if isinstance(action, SetRole)]
+    roles = [action.role for _, action in messages(log, 0) if isinstance(action, SetRole)]
     assert {MIXED, PREFILL, DECODE} <= set(roles)
     assert log.summary["completed"] == 20
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,38 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phasewise.control.replay import replay
-from phasewise.core.message import DOWN, UP, Report
+from phasewise.core.message import Report
 from phasewise.core.spec import DECODE, PREFILL, PolicySpec, Resolved
-from phasewise.core.step import StepPlan
-from phasewise.policy import catalog
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
+from twists import catalogued, messages
 from worlds import ARMS, ConstantLatency, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
 ROUTERS = ("distserve", "least-pending", "power-of-two", "random", "round-robin")
 BATCHERS = ("sarathi", "vllm-v0", "wait, late", "distserve", "splitwise", "splitwise, short of seats")
 
 
-def single(policy: type) -> type:
-    """A batcher that plans as `policy` does, one iteration at a time."""
-
-    class Single(policy):  # type: ignore[misc]
-        def plan(self, state: Any, now_ns: int) -> tuple[Any, ...]:
-            planned = super().plan(state, now_ns)
-            return tuple(msgspec.structs.replace(p, repeat=1) if isinstance(p, StepPlan) else p for p in planned)
-
-    return Single
-
-
 @pytest.fixture(autouse=True, scope="module")
-def single_batchers() -> Iterator[None]:
-    """The catalogue with every batcher step by step, as `single/name`."""
-    names = sorted({ARMS[arm][0] for arm in BATCHERS})
-    added = {("batcher", f"single/{name}"): (single(catalog.find("batcher", name)), "test") for name in names}
-    catalog.PAPERS.update(added)
-    yield
-    for key in added:
-        del catalog.PAPERS[key]
+def twisted_batchers() -> Iterator[None]:
+    with catalogued({ARMS[arm][0] for arm in BATCHERS}):
+        yield
 
 
 def fleet(router: str, resolved: Resolved, report_s: float, roles: tuple[str, ...] | None = None) -> Resolved:
@@ -56,11 +38,6 @@ def fleet(router: str, resolved: Resolved, report_s: float, roles: tuple[str, ..
     if roles is not None:
         replicas = tuple(msgspec.structs.replace(r, role=role) for r, role in zip(replicas, roles, strict=True))
     return msgspec.structs.replace(resolved, deployment=deployment, replicas=replicas)
-
-
-def messages(log: RunLog, room: int) -> list[tuple[int, Any]]:
-    """Everything that a room said to the other, and when."""
-    return [(at, a) for at, _, actions in log.records(room) for a in actions if isinstance(a, (*DOWN, *UP))]
 
 
 @pytest.mark.parametrize("arm", BATCHERS)
