@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from phasewise.core.errors import LogError
 from phasewise.record.columns import REQUESTS, SPANS, STEPS, ClusterColumns, InstanceColumns
 from phasewise.record.header import Header, Tables
+from phasewise.record.roomlog import RoomLog, read_segment
 from phasewise.record.runlog import END, EVENTS, HEADER, MAGIC, Recorder, RunLog, frames
 from phasewise.sim.simulate import simulate
 from worlds import ToyLatency, random_gone, random_rows, toy_resolved, workload
@@ -100,6 +101,26 @@ def test_long_runs_have_many_segments_in_order(tmp_path: Path) -> None:
         times = [at_ns for at_ns, _, _ in run.records(room)]
         assert times == sorted(times)
     same_tables(rebuilt(RunLog.read(path)), run.tables)
+
+
+@pytest.mark.parametrize("full", [1, 15, 16, 300])
+def test_what_a_room_writes_does_not_hang_on_how_many_records_wait(full: int) -> None:
+    rows = [(i * 20_000, 20, 5) for i in range(700)]
+    run = simulate(toy_resolved(), workload(rows), physics=lambda i: ToyLatency())
+    written = list(run.records(1))
+    segments: list[bytes] = []
+    log = RoomLog(InstanceColumns(), segments.append, full)
+    for record in written:
+        log.batch.append(record)
+        if len(log.batch) == log.full:
+            log.flush()
+    assert len(segments) > 2, "what waits is bounded"
+    log.close()
+    assert [record for segment in segments for record in read_segment(segment)] == written
+    assert log.events == len(written)
+    steps, spans = log.columns.tables()  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(steps, run.tables.steps[0])
+    np.testing.assert_array_equal(spans, run.tables.spans[0])
 
 
 @given(data=st.data())

@@ -84,6 +84,8 @@ class InstanceControl:
         self._passing = False
         self._books = books
         self._reporter = reporter
+        if reporter is not None:
+            reporter.look(((self.state, self._hand),), self._lanes[0])
         self._told = None if forgetful else Told()
         self._runs = 0
         self._waking = False
@@ -179,7 +181,7 @@ class InstanceControl:
         """Report a change, unless a lane is about to be filled: then what it runs is told as well."""
         reporter = self._reporter
         if reporter is not None and not reporter.alarmed and not self._waking:
-            reporter.tell([(self.state, self._hand)], self._lanes[0], now_ns, out)
+            reporter.tell(now_ns, out)
 
     def _set_role(self, event: SetRole, now_ns: int) -> list[Action]:
         self.state.role = event.role
@@ -274,8 +276,9 @@ class InstanceControl:
             self._told.keep(out)
         if self._inside or self._hand.busy:
             self._ask(now_ns, out)
-        if self._reporter is not None and not self._reporter.alarmed:
-            self._report(now_ns, out)
+        reporter = self._reporter
+        if reporter is not None and not reporter.alarmed and not self._waking:
+            reporter.tell(now_ns, out)
         return out
 
     def _prompt_over(self, resident: Resident, cohort: str) -> None:

@@ -109,6 +109,8 @@ class PipelineControl:
         self.handlers |= {StepDone: self._step_done, Submit: self._submit, Woken: self._woken}
         self.handlers |= {Reserve: self._reserve, SetRole: self._set_role, Died: self._died, Began: self._began}
         self._reporter = reporter
+        if reporter is not None:
+            reporter.look([pipe.face for pipe in self.pipes], None)
         self._ledger = ledger
         # The run in flight on each lane.
         self._flying: list[int | None] = [None] * pipes
@@ -139,7 +141,7 @@ class PipelineControl:
     def _told(self, now_ns: int, out: list[Action]) -> list[Action]:
         """The same actions, and a report if one is due. It tells of no progress: a pipeline's iterations overlap."""
         if self._reporter is not None and not self._reporter.alarmed:
-            self._reporter.tell([pipe.face for pipe in self.pipes], None, now_ns, out)
+            self._reporter.tell(now_ns, out)
         return out
 
     def _reserve(self, event: Reserve, now_ns: int) -> list[Action]:

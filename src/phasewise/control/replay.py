@@ -10,6 +10,7 @@ from phasewise.control.ports import Room
 from phasewise.control.rooms import Beliefs, open_cluster, open_instance
 from phasewise.core.errors import LogError
 from phasewise.core.event import Began
+from phasewise.record.roomlog import read_segment
 from phasewise.record.runlog import RunLog
 
 
@@ -18,16 +19,16 @@ def replay(log: RunLog, beliefs: Beliefs | None = None) -> int:
 
     `beliefs` as the run had them (None: as its deployment says).
     """
+    rooms: dict[int, Room] = {}
     count = 0
-    for number in range(log.rooms):
-        room = _open(log, number, beliefs)
-        name = f"replica {number - 1}" if number else "the cluster"
-        for at_ns, event, actions in log.records(number):
-            if type(event) is Began:
-                # A process of its own, that remembers nothing.
-                room = _open(log, number, beliefs)
-            again = room.handlers[type(event)](event, at_ns)
+    for number, segment in log.segments():
+        for at_ns, event, actions in read_segment(segment):
+            # A process that begins has a room of its own, that remembers nothing.
+            if number not in rooms or type(event) is Began:
+                rooms[number] = _open(log, number, beliefs)
+            again = rooms[number].handlers[type(event)](event, at_ns)
             if again != actions:
+                name = f"replica {number - 1}" if number else "the cluster"
                 raise LogError(f"{name} at {at_ns} ns: {event} gave {actions} and now gives {again}")
             count += 1
     return count

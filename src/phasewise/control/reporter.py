@@ -33,7 +33,19 @@ class Reporter:
     having run. While it is `alarmed`, a report is due, and nothing need be told.
     """
 
-    __slots__ = ("_belief", "_every_ns", "_last", "_next_ns", "_replica", "alarmed", "dropped", "taken")
+    __slots__ = (
+        "_belief",
+        "_books",
+        "_every_ns",
+        "_faces",
+        "_lane",
+        "_last",
+        "_next_ns",
+        "_replica",
+        "alarmed",
+        "dropped",
+        "taken",
+    )
 
     def __init__(self, replica: int, every_ns: int, belief: LatencyModel) -> None:
         self._replica = replica
@@ -41,9 +53,17 @@ class Reporter:
         self._belief = belief
         self._next_ns = 0
         self._last: tuple[int, ...] = ()
+        self.look((), None)
         self.alarmed = False
         self.dropped = 0
         self.taken = -1
+
+    def look(self, faces: Sequence[Face], lane: Lane | None) -> None:
+        """Report of these faces, which share one queue and one ledger, and of how far a lane is (None: of no progress)."""
+        self._faces, self._lane = faces, lane
+        self._books = [
+            (state.running, state.prefilling, state.parked, hand.guests, state.landed) for state, hand in faces
+        ]
 
     def rung(self, now_ns: int) -> None:
         """An alarm rings, perhaps the one that was set for the next report."""
@@ -51,22 +71,12 @@ class Reporter:
             self.alarmed = False
             self._last = ()  # something has changed since, be it that all looks as before
 
-    def tell(self, faces: Sequence[Face], lane: Lane | None, now_ns: int, out: list[Action]) -> None:
-        """Report if anything has changed since the last time and it is time; otherwise set an alarm.
-
-        `faces` share one queue and one ledger; `lane` is what is in flight, None where no progress is told of.
-        """
+    def tell(self, now_ns: int, out: list[Action]) -> None:
+        """Report if anything has changed since the last time and it is time; otherwise set an alarm."""
         now: tuple[int, ...] = (self.dropped,)
-        for state, hand in faces:
-            running = state.running
-            now += (
-                len(running),
-                next(reversed(running), -1),
-                len(state.prefilling),
-                len(state.parked),
-                len(hand.guests),
-                len(state.landed),
-            )
+        for running, prefilling, parked, guests, landed in self._books:
+            latest = next(reversed(running), -1)
+            now += (len(running), latest, len(prefilling), len(parked), len(guests), len(landed))
         if now == self._last:
             return
         if now_ns < self._next_ns:
@@ -75,11 +85,12 @@ class Reporter:
             return
         self._last = now
         self._next_ns = now_ns + self._every_ns
-        out.append(self._report(faces, lane, now_ns))
+        out.append(self._report(now_ns))
 
-    def _report(self, faces: Sequence[Face], lane: Lane | None, now_ns: int) -> Report:
+    def _report(self, now_ns: int) -> Report:
         queued = decodes = context = chunk = done = moving = begun = guests = guest_tokens = 0
-        waiting, ledger = faces[0][0].waiting, faces[0][0].ledger
+        faces, lane = self._faces, self._lane
+        waiting, free = faces[0][0].waiting, faces[0][0].ledger.free
         for resident in waiting:
             queued += resident.known - resident.computed
         for state, hand in faces:
@@ -89,39 +100,24 @@ class Reporter:
             for cohort in state.cohorts.values():
                 decodes += cohort.count
                 context += cohort.context
-            more, tokens = hand.coming()
-            guests += more
-            guest_tokens += tokens
-        free = ledger.free
+            if hand.guests or state.landed:
+                more, tokens = hand.coming()
+                guests += more
+                guest_tokens += tokens
         next_ns, step_ns, slope_ns = -1, 0.0, 0.0
-        run = None if lane is None else lane.run
-        if lane is not None and run is not None:
-            moving = run.decodes
-            done, next_ns, step_ns, slope_ns = progress(self._belief, run, now_ns - lane.began_ns)
-            next_ns += lane.began_ns
+        if lane is not None and (run := lane.run) is not None:
+            moving, began_ns = run.decodes, lane.began_ns
+            done, next_ns, step_ns, slope_ns = progress(self._belief, run, now_ns - began_ns)
+            next_ns += began_ns
             for piece in run.plan.chunks:
                 chunk += piece.tokens
             if run.repeat != 1:
                 for cohort in lane.cohorts:
                     free -= cohort.growth(done + 1)
-        return Report(
-            self._replica,
-            now_ns,
-            self.taken,
-            len(waiting),
-            queued - done * chunk,
-            decodes,
-            context + done * moving,
-            free,
-            begun,
-            guests,
-            guest_tokens,
-            chunk,
-            moving,
-            next_ns,
-            step_ns,
-            slope_ns,
-        )
+            queued -= done * chunk
+            context += done * moving
+        said = (self._replica, now_ns, self.taken, len(waiting), queued, decodes, context, free)
+        return Report(*said, begun, guests, guest_tokens, chunk, moving, next_ns, step_ns, slope_ns)
 
 
 def progress(belief: LatencyModel, run: Run, spent_ns: int) -> tuple[int, int, float, float]:

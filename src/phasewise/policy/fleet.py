@@ -237,7 +237,7 @@ class ClusterView:
         self.decodes[i], self.context[i], self.free[i] = report.decodes, report.context, report.free
         self._queued[i], self._begun[i] = report.queued, report.begun
         self._chunk[i], self._moving[i] = report.chunk, report.moving
-        step_ns = max(report.step_ns, 1.0)
+        step_ns = report.step_ns if report.step_ns > 1 else 1.0
         next_ns = report.next_ns - _ROUNDED_NS if report.next_ns >= 0 else _NEVER
         self._next_ns[i], self._since_ns[i] = next_ns, next_ns - step_ns
         self._step_ns[i], self._slope_ns[i] = step_ns, report.slope_ns

@@ -74,24 +74,25 @@ def held(tables: Tables, wire_ns: int = 0) -> tuple[Held, ...]:
     parked, released = _parked(rows, over, after, deaths, wire_ns)
     seated = _seated(rows, over, after, deaths)
     decoded = rows["tokens"] - ((rows["kind"] == FRESH) & (rows["tokens"] > 0))
+    joins, leaves = runs & (rows["kind"] != ONWARD), runs & (rows["left"] != MOVED) & (left < NEVER)
+    begins, context = rows["begin_ns"], rows["context"]
+    leaving = (context + decoded).astype(np.float64)
+    # Each replica's rows stand together here: a look at all of them for each would take the square of a fleet's time.
+    order = np.argsort(rows["replica"], kind="stable")
+    bounds = np.searchsorted(rows["replica"][order], np.arange(len(tables.steps) + 1))
     out = []
     for i, steps in enumerate(tables.steps):
-        here = rows["replica"] == i
-        joins = here & runs & (rows["kind"] != ONWARD)
-        leaves = here & runs & (rows["left"] != MOVED) & (left < NEVER)
-        begins, ends = rows["begin_ns"], steps["end_ns"]
+        mine = order[bounds[i] : bounds[i + 1]]
+        came, went, kept, guests = (mine[which[mine]] for which in (joins, leaves, parked, ~runs))
         n = steps["steps"].astype(np.float64)
-        grown = [(begins[joins], rows["context"][joins]), (ends, steps["decodes"] * n)]
-        leaving = (rows["context"] + decoded)[leaves]
-        running = Level.of([*grown, (left[leaves], -leaving.astype(np.float64))])
-        growth = Slopes(steps["start_ns"], ends, steps["decodes"], steps["decodes"] * n)
-        guests, kept = here & ~runs, here & parked
+        ends, decodes = steps["end_ns"], steps["decodes"] * n
+        running = Level.of([(begins[came], context[came]), (ends, decodes), (left[went], -leaving[went])])
         out.append(
             Held(
                 running,
-                growth,
-                _during(rows["end_ns"][kept], released[kept], (rows["context"] + decoded)[kept]),
-                _during(begins[guests], seated[guests], rows["context"][guests]),
+                Slopes(steps["start_ns"], ends, steps["decodes"], decodes),
+                _during(rows["end_ns"][kept], released[kept], leaving[kept]),
+                _during(begins[guests], seated[guests], context[guests]),
             )
         )
     return tuple(out)

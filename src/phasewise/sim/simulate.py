@@ -52,7 +52,7 @@ def simulate(
     header = Header(VERSION, resolved, workload.describe(), seed, ttft, decode, workload.classes, scenario)
     recorder = Recorder(header, log)
     try:
-        world = World(resolved, workload, recorder, models, seed, scenario, beliefs or physics or Roofs(resolved))
+        world = World(resolved, workload, recorder, models, seed, scenario, beliefs or models)
         with _uncollected():
             began = perf_counter()
             world.run(progress)

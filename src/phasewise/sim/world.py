@@ -52,6 +52,7 @@ from phasewise.sim.users import Users
 from phasewise.workload.workload import Workload
 
 NEVER = 1 << 62
+END = NEVER + 1
 LULL_NS = 3600 * NS_PER_S
 """When nothing has run for so long, and nothing is to come but alarms, what is inside stays there."""
 
@@ -96,12 +97,13 @@ class World:
         self.inbox: deque[Mail] | list[Mail] = deque()
         self.mishaps = None if scenario is None else Mishaps(self, scenario)
         self.transfers = self._transfers(scenario)
-        down = self._to_instance if self.mishaps is None else self.mishaps.to_instance
+        down = self._post(None) if self.mishaps is None else self.mishaps.to_instance
         ports: dict[type, Callable[[Any], None]] = dict.fromkeys(DOWN, down)
         ports |= dict.fromkeys((Boot, Stop), _nothing if self.mishaps is None else self.mishaps.ordered)
         ended = _nothing if self._users is None else self._users.ended
         ports[Ended] = ended if self.mishaps is None else self.mishaps.counted(ended, len(workload))
         ports[WakeAt] = self._alarm(n)
+        self._up = self._post(n)
         self.cluster = Loop(open_cluster(resolved, seed), self.clock, recorder.cluster, ports)
         for i in range(n):
             self.instances.append(self._loop(i))
@@ -135,7 +137,7 @@ class World:
         if i == len(self.executors):
             self.executors.append(executor)
         self.executors[i] = executor
-        up = self._to_cluster if self.mishaps is None else self.mishaps.to_cluster(i)
+        up = self._up if self.mishaps is None else self.mishaps.to_cluster(i)
         ports: dict[type, Callable[[Any], None]] = dict.fromkeys(UP, up)
         ports |= {Run: executor.run, Interrupt: executor.interrupt, Forget: executor.forget}
         ports |= {Regroup: executor.regroup, Enter: executor.enter, WakeAt: self._alarm(i)}
@@ -169,6 +171,8 @@ class World:
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
         clock, agenda, inbox, alarms = self.clock, self.clock.agenda, self.inbox, self._alarms
+        # Never reached: so that there is always a first.
+        heappush(agenda, (END, 0))
         takes, transfers, last = self.takes, self.transfers, self._orders[-1]
         lanes = self.lanes
         for i in range(self._n):
@@ -182,26 +186,28 @@ class World:
             outside = _silence()
         outside_ns, event = next(outside)
         while True:
-            mail = inbox and inbox[0][0] <= outside_ns
-            next_ns = inbox[0][0] if mail else outside_ns
-            if alarms and alarms[0][0] < next_ns and (not agenda or alarms[0][0] < agenda[0][0]):
-                if event is None and not inbox and not agenda and alarms[0][0] > self._lull_ns():
-                    return
-                clock.now_ns, room = heappop(alarms)
-                takes[room](WOKEN)
-            elif agenda and agenda[0][0] <= next_ns:
-                at_ns, order = heappop(agenda)
+            next_ns, mail = outside_ns, False
+            if inbox and inbox[0][0] <= outside_ns:
+                next_ns, mail = inbox[0][0], True
+            done_ns = agenda[0][0]
+            if done_ns <= next_ns and (not alarms or done_ns <= alarms[0][0]):
+                order = heappop(agenda)[1]
                 if order == last:
-                    clock.now_ns = at_ns
+                    clock.now_ns = done_ns
                     transfers.due()  # type: ignore[union-attr]
                     continue
                 lane, done, room, number = lanes[order]
                 # A promise that no longer agrees with its lane has been superseded.
-                if lane.end_ns == at_ns and lane.run is not None:
-                    clock.now_ns = at_ns
+                if lane.end_ns == done_ns and lane.run is not None:
+                    clock.now_ns = done_ns
                     takes[room](done(number))
                     if transfers is not None and room in transfers.waiting:
                         transfers.computed(room)
+            elif alarms and alarms[0][0] < next_ns:
+                if event is None and done_ns == END and not inbox and alarms[0][0] > self._lull_ns():
+                    return
+                clock.now_ns, room = heappop(alarms)
+                takes[room](WOKEN)
             elif mail:
                 clock.now_ns, _, room, message = letter()
                 takes[room](message)
@@ -235,13 +241,17 @@ class World:
         yield from _silence()
 
     def _alarm(self, room: int) -> Callable[[WakeAt], None]:
-        return lambda action: heappush(self._alarms, (action.at_ns, room))
+        alarms = self._alarms
+        return lambda action: heappush(alarms, (action.at_ns, room))
 
-    def _to_instance(self, action: Any) -> None:
-        self.inbox.append((self.clock.now_ns + self.wire_ns, 0, action.replica, action))
+    def _post(self, room: int | None) -> Callable[[Any], None]:
+        """What sends messages to a room; None: to the replica that each one names."""
+        clock, wire_ns, inbox = self.clock, self.wire_ns, self.inbox
 
-    def _to_cluster(self, action: Action) -> None:
-        self.inbox.append((self.clock.now_ns + self.wire_ns, 0, self._n, action))
+        def post(message: Any) -> None:
+            inbox.append((clock.now_ns + wire_ns, 0, message.replica if room is None else room, message))
+
+        return post
 
 
 def arrivals(resolved: Resolved, workload: Workload) -> Callable[[Request], Arrived]:
