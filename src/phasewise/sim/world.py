@@ -82,7 +82,7 @@ class World:
         self.wire_ns = to_ns(resolved.deployment.wire_s)
         self.executors: list[ModelledExecutor] = []
         self.instances: list[Loop] = []
-        self.lanes: dict[int, tuple[Lane, Callable[[int], StepDone], int, int]] = {}
+        self.lanes: list[tuple[Lane, Callable[[int], StepDone], int, int]] = []
         self.states: dict[int, tuple[InstanceState, ...]] = {}
         self._workload = workload
         self._recorder = recorder
@@ -160,23 +160,20 @@ class World:
         """A replica's process begins anew: another room, another executor."""
         self.instances[i] = self._loop(i)
         self.takes[i] = self.instances[i].take
-        self._seat(i)
+        self.lanes[self._orders[i] : self._orders[i + 1]] = self._seats(i)
 
-    def _seat(self, i: int) -> None:
-        """Have the pump look at a replica's executor, lane by lane."""
+    def _seats(self, i: int) -> list[tuple[Lane, Callable[[int], StepDone], int, int]]:
+        """What the pump looks at of a replica's executor, lane by lane."""
         executor = self.executors[i]
-        for number, lane in enumerate(executor.lanes):
-            self.lanes[self._orders[i] + number] = (lane, executor.done, i, number)
+        return [(lane, executor.done, i, number) for number, lane in enumerate(executor.lanes)]
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
         clock, agenda, inbox, alarms = self.clock, self.clock.agenda, self.inbox, self._alarms
-        # Never reached: so that there is always a first.
-        heappush(agenda, (END, 0))
         takes, transfers, last = self.takes, self.transfers, self._orders[-1]
         lanes = self.lanes
         for i in range(self._n):
-            self._seat(i)
+            lanes += self._seats(i)
         letter: Callable[[], Mail] = inbox.popleft if isinstance(inbox, deque) else lambda: heappop(inbox)
         cluster = self.cluster.take
         outside = self._outside(progress)
@@ -189,7 +186,7 @@ class World:
             next_ns, mail = outside_ns, False
             if inbox and inbox[0][0] <= outside_ns:
                 next_ns, mail = inbox[0][0], True
-            done_ns = agenda[0][0]
+            done_ns = agenda[0][0] if agenda else END
             if done_ns <= next_ns and (not alarms or done_ns <= alarms[0][0]):
                 order = heappop(agenda)[1]
                 if order == last:
