@@ -70,6 +70,7 @@ class CompareDocument(Strict):
     version: str
     workload: Ran
     seed: int
+    faults: str | None
     objective: Objective | None
     arms: list[Compared]
 
@@ -177,6 +178,34 @@ def test_compare_of_files_by_name_without_an_objective(tmp_path: Path, capsys: p
     assert main(["compare", *files, *given, "--batcher", "static"]) == 0
     found = msgspec.json.decode(capsys.readouterr().out, type=CompareDocument)
     assert [arm.name for arm in found.arms] == ["small, static", "large, static"]
+
+
+def test_compare_under_the_same_mishaps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    night = tmp_path / "night.yaml"
+    night.write_text("faults: [{replica: 1, dies_at_s: 2}, {replica: 0, dies_at_s: 9}]")
+    given = ["compare", *FLAGS[:6], "--replicas", "2", "--requests", "120", "--rate", "9", "--jobs", "1", *TWO]
+    assert main([*given, "--faults", str(night)]) == 0
+    out = capsys.readouterr().out
+    for text in ("failed", "retries", "what goes wrong"):
+        assert text in out
+    assert main([*given, "--faults", str(night), "--json", "-"]) == 0
+    found = msgspec.json.decode(capsys.readouterr().out, type=CompareDocument)
+    assert found.faults == "night"
+    for arm in found.arms:
+        # From 9 s on there is nobody, and all 120 requests have not come by then; before that nothing fails.
+        assert 0 < arm.summary["failed"] == 120 - arm.summary["completed"]
+        assert arm.summary["completed"] > 0
+        assert arm.summary["fleet"]["retries"] > 0
+    assert main([*given, "--json", "-"]) == 0
+    without = msgspec.json.decode(capsys.readouterr().out, type=CompareDocument)
+    assert without.faults is None
+    assert all(arm.summary["failed"] == 0 for arm in without.arms)
+    night.write_text("faults: [{replica: 4, dies_at_s: 2}]")
+    assert main([*given, "--faults", str(night)]) == 2
+    assert "night.yaml" in capsys.readouterr().err
+    night.write_text("faults: [{message: any, lost: 0.5}]")
+    assert main([*given, "--faults", str(night)]) == 2
+    assert "patience_s" in capsys.readouterr().err
 
 
 def test_a_capacity_has_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,9 +52,7 @@ def simulate(
     ] = None,
     seed: options.Seed = 0,
     settings: options.Settings = None,
-    faults: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What goes wrong: a scenario file (YAML).")
-    ] = None,
+    faults: options.Faults = None,
     model: options.Model = None,
     device: options.Device = None,
     tp: options.Tp = None,

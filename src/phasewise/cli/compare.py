@@ -20,6 +20,7 @@ from phasewise.cli.outputs import STDOUT, Drafts, check_outputs, json_text, writ
 from phasewise.cli.progress import Bar
 from phasewise.cli.screen import pairs, show
 from phasewise.control.deployment import as_written
+from phasewise.control.scenario import read_scenario
 from phasewise.core.errors import InputError
 from phasewise.core.version import VERSION
 from phasewise.planner.compare import Comparison, compared
@@ -40,15 +41,19 @@ def run(
     rates: str | None,
     json: str | None,
     figures: str | None,
+    faults: Path | None = None,
 ) -> None:
     """The whole command. InputError before anything is written if any of it makes no sense."""
-    check_outputs({"--json": json}, what.inputs)
+    check_outputs({"--json": json}, [*what.inputs, faults])
     _check_folder(figures)
     over = None if rates is None else parse_rates(rates)
     arms, requests = what.read()
     for arm in arms:
         if objective is not None:
             check(objective, arm.deployment.deployment.slo)
+    if faults is not None:
+        # Read for each anew: a line may name a role.
+        arms = [msgspec.structs.replace(arm, scenario=read_scenario(faults, arm.deployment)) for arm in arms]
     errors = Console(stderr=True, highlight=False)
     began = perf_counter()
     with _folder(figures), Drafts() as drafts, Bar(errors) as bar, Workers(what.jobs or cores()) as workers:
@@ -77,6 +82,8 @@ def run(
         write_out(text)
         return
     rows = facts(arms, requests, objective, what.tolerance)
+    if faults is not None:
+        rows.append(("what goes wrong", f"{faults}, in the runs side by side; capacities and rates are without"))
     rows.append(("took", duration(perf_counter() - began)))
     if drawn:
         rows.append(("figures", ", ".join(str(Path(str(figures)) / name) for name in drawn)))
@@ -108,6 +115,7 @@ def document(found: Comparison, searched: bool, requests: Source) -> dict[str, A
         "version": VERSION,
         "workload": found.runs[0].header.workload,
         "seed": requests.seed,
+        "faults": None if found.arms[0].scenario is None else found.arms[0].scenario.name,
         "objective": msgspec.to_builtins(found.objective) if searched else None,
         "arms": arms,
     }

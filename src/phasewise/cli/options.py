@@ -24,6 +24,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set one value, such as batcher.token_budget=512; repeatable."),
 ]
+Faults = Annotated[
+    Path | None, typer.Option("--faults", metavar="FILE", help="What goes wrong: a scenario file (YAML).")
+]
 Model = Annotated[
     str | None,
     typer.Option(help="A model's name, such as meta-llama/Llama-3.1-8B, or a config.json.", rich_help_panel=WITHOUT),

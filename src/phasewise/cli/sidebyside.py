@@ -113,6 +113,7 @@ def compare(
     seed: options.Seed = 0,
     jobs: options.Jobs = None,
     settings: options.Settings = None,
+    faults: options.Faults = None,
     model: options.Model = None,
     device: options.Device = None,
     tp: options.Tp = None,
@@ -153,4 +154,4 @@ def compare(
     what = Described(
         deployments or [], flags, settings or [], batchers or [], workload, requests, seed, tolerance, jobs
     )
-    run(what, objective(slo or [], attainment, token_deadlines), rate, rates, json, figures)
+    run(what, objective(slo or [], attainment, token_deadlines), rate, rates, json, figures, faults)

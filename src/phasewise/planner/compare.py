@@ -11,13 +11,14 @@ import msgspec
 
 from phasewise.control.resolve import resolve
 from phasewise.core.errors import InputError
+from phasewise.core.fault import Scenario
 from phasewise.core.spec import Deployment, Resolved
 from phasewise.planner.capacity import BACKLOG, TOLERANCE, Capacity, Probe, capacities, probe
 from phasewise.planner.objective import Objective, Percentiles, Target, as_objective
 from phasewise.planner.source import Source, source
 from phasewise.planner.workers import Workers, cores
 from phasewise.record.runlog import RunLog
-from phasewise.sim.simulate import check_fit, simulate
+from phasewise.sim.simulate import check_faults, check_fit, simulate
 from phasewise.workload.workload import Workload
 
 SEEN = Percentiles((Target("ttft", math.inf, 99.0), Target("tbt", math.inf, 99.0)))
@@ -26,10 +27,12 @@ STEPS = 10
 
 
 class Arm(msgspec.Struct, frozen=True):
-    """One deployment of a comparison, under the name that tables and figures give it."""
+    """One deployment of a comparison, under the name that tables and figures give it; `scenario` says what goes wrong in its
+    run at one rate (searches and other rates have no mishaps)."""
 
     name: str
     deployment: Resolved
+    scenario: Scenario | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -54,10 +57,11 @@ def compare(
     seed: int = 0,
     tolerance: float = TOLERANCE,
     jobs: int | None = None,
+    scenario: Scenario | None = None,
 ) -> Comparison:
     """Named deployments side by side on one workload: what `compared` says, with `requests`, `tolerance`, `jobs` and
-    `objective` as `capacity` takes them."""
-    arms = [Arm(name, d if isinstance(d, Resolved) else resolve(d)) for name, d in deployments.items()]
+    `objective` as `capacity` takes them; `scenario` says what goes wrong in each one's run."""
+    arms = [Arm(name, d if isinstance(d, Resolved) else resolve(d), scenario) for name, d in deployments.items()]
     if not arms:
         raise InputError("nothing to compare; give at least one deployment")
     opened = source(workload, requests, seed, max(len(arm.deployment.replicas) for arm in arms))
@@ -85,7 +89,8 @@ def compared(
     workload = requests.at(rate)
     for arm in arms:
         check_fit(arm.deployment, workload)
-    ran = [workers.submit(_run, arm.deployment, requests, rate) for arm in arms]
+        check_faults(arm.deployment, arm.scenario)
+    ran = [workers.submit(_run, arm, requests, rate) for arm in arms]
     runs = tuple(future.result() for future in ran)
     resolved = [arm.deployment for arm in arms]
     found: list[Capacity | None] = [None] * len(arms)
@@ -119,9 +124,9 @@ def over_rates(
     return tuple(tuple(probes[rate] for rate in sorted(probes)) for probes in known)
 
 
-def _run(deployment: Resolved, requests: Source, rate: float | None) -> RunLog:
+def _run(arm: Arm, requests: Source, rate: float | None) -> RunLog:
     """The run without its events, which are most of its bytes and which nobody reads."""
-    log = simulate(deployment, requests.at(rate), requests.seed)
+    log = simulate(arm.deployment, requests.at(rate), requests.seed, scenario=arm.scenario)
     return RunLog(log.header, log.tables, log.events, [])
 
 

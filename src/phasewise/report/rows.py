@@ -123,6 +123,10 @@ def side_by_side(runs: Sequence[tuple[str, RunLog]]) -> list[Row]:
     rows.append(_counted("completed", "requests served to their end", "", [s["completed"] for s in all_s]))
     if any(s["rejected"] for s in all_s):
         rows.append(_counted("rejected", "prompts longer than the context", "", [s["rejected"] for s in all_s]))
+    if any(log.header.scenario is not None for _, log in runs):
+        rows.append(_counted("failed", "no replica was left", "", [s["failed"] for s in all_s]))
+        retries = [int(log.tables.requests["attempts"].sum()) for _, log in runs]
+        rows.append(_counted("retries", "attempts after the first", "", retries))
     goals = [objectives(log.header) for _, log in runs]
     if all(goals) and len(set(goals)) == 1:
         met = tuple(share(s["scores"]["joint_attainment"]["joint"]) for s in all_s)
