@@ -111,7 +111,7 @@ def random_faults(draw: st.DrawFn, replicas: int, *, lossy: bool, until_ns: int 
             factor = draw(st.sampled_from([None, 2.0, 10.0]))
             faults.append(Cuts(at_ns, draw(end), draw(end), factor, until or at_ns + 100_000))
         elif kind == "drains":
-            faults.append(Drains(at_ns, draw(who)))
+            faults.append(Drains(at_ns, draw(who), draw(st.booleans())))
         elif kind == "starts":
             faults.append(Starts(at_ns, draw(who)))
         elif kind == "switches":

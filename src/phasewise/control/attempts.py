@@ -12,7 +12,7 @@ from phasewise.control.life import NOWHERE, Life
 from phasewise.control.patience import Patience, Trust
 from phasewise.core.action import Action, Ended, Outcome, Stop, WakeAt
 from phasewise.core.errors import PlanError
-from phasewise.core.message import Adopt, Cancel, Release, Submit
+from phasewise.core.message import Cancel, Release, Submit
 from phasewise.core.spec import DECODE, PREFILL
 from phasewise.core.units import NS_PER_S
 from phasewise.policy.fleet import serves
@@ -105,6 +105,8 @@ class Attempts:
             life.not_before_ns = now_ns + RETRY_NS
             out.append(WakeAt(life.not_before_ns))
         elif not self.fleet.hopes(phase, life.refused):
+            if life.moving:
+                return  # where it is it can go on
             if life.home != NOWHERE:
                 self.order(Cancel(life.home, life.request.id, life.epoch), now_ns, out)
             if life.refused and not life.emitted:
@@ -122,11 +124,11 @@ class Attempts:
                 continue
             del self.pending[request]
             life.waits = False
-            if life.prompt_done:
+            if life.prompt_done or life.moving:
                 self.hand_over(life, now_ns, out)
             else:
                 self.place(life, now_ns, out)
-            if life.waits:
+            if life.waits and not life.moving:
                 break
         return out
 
@@ -139,10 +141,12 @@ class Attempts:
         """The attempt is dead: begin the next one after the tokens delivered."""
         self.unreserve(life, now_ns, out)
         self.books.over(life.request.id)
+        left = life.home
         life.delivered = delivered
         life.epoch += 1
         life.clear()
         self.place(life, now_ns, out, reason)
+        self.drained(left, out)
 
     def end(self, life: Life, outcome: Outcome, tokens: int, now_ns: int, out: list[Action], reason: str = "") -> None:
         """The life is over: let go of what it may still hold elsewhere."""
@@ -173,9 +177,14 @@ class Attempts:
             out.append(Stop(replica))
 
     def hand_over(self, life: Life, now_ns: int, out: list[Action]) -> None:
-        """Find the one that decodes a request whose prompt is done."""
+        """Find the one that decodes a request whose prompt is done, or that is to leave the one that does."""
         view, request = self.view, life.request
         homes = self.ask(life, life.barred, now_ns, life.home)
+        if homes is None and life.moving and life.prompt_done:
+            life.next = life.home
+            self.books.rehome(request.id, life.home)
+            self.adopt(life, out)
+            return
         if homes is None:
             self.wait(life, now_ns, out, DECODE, "")
             return
@@ -185,7 +194,7 @@ class Attempts:
         life.next = home
         self.books.rehome(request.id, home)
         if self.watched:
-            view.handed(home, request.id, request.prompt_tokens + life.delivered)
+            view.handed(home, request.id, request.prompt_tokens + life.from_token)
         if home == life.home:
             self.adopt(life, out)
         else:
@@ -193,12 +202,13 @@ class Attempts:
 
     def adopt(self, life: Life, out: list[Action]) -> None:
         life.adopting = True
-        out.append(Adopt(life.next, life.request.id, life.epoch))
+        out.append(life.adopt())
 
     def back(self, life: Life, from_: int, now_ns: int, out: list[Action]) -> None:
         """The target will not have it: the source owns the request again."""
         life.next = NOWHERE
-        self.books.rehome(life.request.id, NOWHERE)
+        decodes = life.moving and not life.prompt_done
+        self.books.rehome(life.request.id, life.home if decodes else NOWHERE)
         life.reserved = life.adopting = False
         life.failed += (from_,)
         if life.home == NOWHERE:
@@ -208,8 +218,14 @@ class Attempts:
                 self.anew(life, life.emitted, now_ns, out)
         elif life.gone:
             out.append(Cancel(life.home, life.request.id, life.epoch))
-        elif life.prompt_done:
+        elif life.prompt_done or life.moving:
             self.hand_over(life, now_ns, out)
+
+    def move(self, life: Life, out: list[Action]) -> None:
+        """Its replica is to be empty: have it leave, unless it does so by itself or was taken back."""
+        if life.home in self.fleet.emptying and not (life.kept or life.prompt_done or life.gone or life.moving):
+            life.moving = life.stays
+            out.append(life.evict())
 
     def unreserve(self, life: Life, now_ns: int, out: list[Action]) -> None:
         """Let a target go that has not been given the request."""

@@ -18,10 +18,12 @@ from phasewise.core.action import Action, Outcome
 from phasewise.core.event import Arrived, Drain, Gone, Lost, Start, Switch, Woken
 from phasewise.core.message import (
     Accepted,
+    Adopt,
     Adopted,
     Cancel,
     Cancelled,
     Declined,
+    Evicted,
     Finished,
     Prefilled,
     PromptDone,
@@ -57,6 +59,7 @@ class ClusterControl:
             Cancelled: self._cancelled,
             Refused: self._refused,
             PromptDone: self._prompt_done,
+            Evicted: self._evicted,
             Prefilled: self._prefilled,
             Reserved: self._reserved,
             Adopted: self._adopted,
@@ -114,6 +117,10 @@ class ClusterControl:
         life = self._attempts.current(event.request, event.epoch, now_ns, out)
         if life is not None and life.gone and event.replica in (life.owner, NOWHERE):
             self._attempts.end(life, Outcome.CANCELLED, max(event.tokens, life.emitted), now_ns, out)
+        elif life is not None and not (life.gone or life.adopting) and event.replica == life.home:
+            # It was to leave, and waited in the queue there.
+            self._attempts.stop_waiting(life)
+            self._attempts.anew(life, max(event.tokens, life.emitted), now_ns, out)
         return self._attempts.again(now_ns, out)
 
     def _refused(self, event: Refused, now_ns: int) -> list[Action]:
@@ -131,11 +138,17 @@ class ClusterControl:
 
     # --- handing it over
 
-    def _prompt_done(self, event: PromptDone, now_ns: int) -> list[Action]:
+    def _prompt_done(self, event: PromptDone | Evicted, now_ns: int) -> list[Action]:
+        """A request is parked: its prompt is done, or it was taken out of its batch."""
         out: list[Action] = []
         life = self._attempts.current(event.request, event.epoch, now_ns, out)
         if life is None or life.gone or life.prompt_done or event.replica != life.home:
             return out
+        if life.kept:
+            # An order to leave came late, or this word does.
+            out.append(Adopt(life.home, event.request, event.epoch))
+            return out
+        self._attempts.stop_waiting(life)
         life.prompt_done = True
         life.emitted = event.tokens
         self._attempts.books.computed(event.request)
@@ -144,6 +157,18 @@ class ClusterControl:
         elif life.reserved:
             self._attempts.adopt(life, out)
         return self._attempts.again(now_ns, out)
+
+    def _evicted(self, event: Evicted, now_ns: int) -> list[Action]:
+        if event.parked:
+            return self._prompt_done(event, now_ns)
+        out: list[Action] = []
+        life = self._attempts.current(event.request, event.epoch, now_ns, out)
+        if life is None or life.gone or not life.moving or event.replica != life.home:
+            return out
+        if life.next == NOWHERE and not life.waits and not life.prompt_done:
+            life.emitted = max(life.emitted, event.tokens)
+            self._attempts.hand_over(life, now_ns, out)
+        return out
 
     def _prefilled(self, event: Prefilled, now_ns: int) -> list[Action]:
         out: list[Action] = []
@@ -161,6 +186,8 @@ class ClusterControl:
             life.reserved = True
             if life.prompt_done:
                 self._attempts.adopt(life, out)
+            elif life.moving:
+                out.append(life.evict())
         return out
 
     def _adopted(self, event: Adopted, now_ns: int) -> list[Action]:
@@ -169,12 +196,16 @@ class ClusterControl:
         if life is not None and life.adopting and event.replica == life.next:
             source = life.home
             life.home, life.next = life.next, NOWHERE
-            life.adopting = life.prompt_done = False
+            life.adopting = life.prompt_done = life.reserved = life.moving = False
             life.stays = True
+            life.kept = source == life.home
+            life.failed = ()
             self._attempts.books.moved(event.request)
             if source not in (NOWHERE, life.home):
+                life.been += (source,)
                 self._attempts.order(Release(source, event.request, event.epoch), now_ns, out)
                 self._attempts.drained(source, out)
+            self._attempts.move(life, out)
         return self._attempts.again(now_ns, out)
 
     def _declined(self, event: Declined, now_ns: int) -> list[Action]:
@@ -260,8 +291,11 @@ class ClusterControl:
 
     def _drain(self, event: Drain, now_ns: int) -> list[Action]:
         out: list[Action] = []
-        self.fleet.drain(event.replica)
+        self.fleet.drain(event.replica, event.move)
         self._attempts.drained(event.replica, out)
+        for life in list(self._attempts.lives.values()) if event.move else ():
+            if life.home == event.replica and not life.adopting:
+                self._attempts.move(life, out)
         return self._attempts.again(now_ns, out)
 
     def _switch(self, event: Switch, now_ns: int) -> list[Action]:

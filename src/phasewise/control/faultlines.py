@@ -88,10 +88,11 @@ class DrainsLine(msgspec.Struct, frozen=True):
 
     replica: int | str
     drains_at_s: float
+    moves: bool = False
 
     def faults(self, roles: Sequence[str], where: str) -> list[Fault]:
         at = _instant(self, "drains_at_s", where)
-        return [Drains(at, replica) for replica in _replicas(self.replica, roles, where)]
+        return [Drains(at, replica, self.moves) for replica in _replicas(self.replica, roles, where)]
 
 
 class StartsLine(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ class Fleet:
     def __init__(self, roles: Sequence[str], blocks: Sequence[int], block_tokens: int = 1) -> None:
         self.view = ClusterView(roles, blocks, block_tokens)
         self.draining: list[int] = []
+        # Those of them whose requests go to others.
+        self.emptying: list[int] = []
         self._states = [SERVING] * len(roles)
 
     def present(self, replica: int) -> bool:
@@ -46,8 +48,10 @@ class Fleet:
         """The replica has started."""
         self._set(replica, SERVING)
 
-    def drain(self, replica: int) -> None:
-        """Give the replica nothing new; one that is not there will not come."""
+    def drain(self, replica: int, move: bool = False) -> None:
+        """Give the replica nothing new, and `move` what it has; one that is not there will not come."""
+        if move and replica not in self.emptying:
+            self.emptying.append(replica)
         self._set(replica, DRAINING if self.present(replica) else GONE)
 
     def stopped(self, replica: int) -> None:
@@ -65,3 +69,4 @@ class Fleet:
         self._states[replica] = state
         self.view.set_open(replica, state == SERVING)
         self.draining = [i for i, now in enumerate(self._states) if now == DRAINING]
+        self.emptying = [i for i in self.emptying if i in self.draining]

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from phasewise.control.hosttier import HostTier
+from phasewise.control.migration import CatchUp, Evictions, Guest
 from phasewise.control.ports import Handlers
 from phasewise.core.action import Action, Drop, Enter, Pull
 from phasewise.core.event import HOST, Pulled, PullFailed
@@ -29,18 +30,6 @@ from phasewise.core.message import (
 from phasewise.core.resident import Resident
 from phasewise.core.step import ALL
 from phasewise.core.view import InstanceState
-
-
-class Guest:
-    """A request on its way here: its blocks are held once it is a `resident`; `pulled` and `adopted` make it one of ours."""
-
-    __slots__ = ("adopted", "order", "pulled", "resident")
-
-    def __init__(self, order: Reserve) -> None:
-        self.order = order
-        self.resident: Resident | None = None
-        self.pulled = False
-        self.adopted = False
 
 
 class HandOver:
@@ -84,6 +73,8 @@ class HandOver:
         self._most = share * ledger.blocks
         self._asked: deque[Guest] = deque()
         self.tier = HostTier(host_blocks, ledger)
+        self.evictions = Evictions(replica, state)
+        self._catch_up = CatchUp(state)
         self.guests: dict[int, Guest] = {}
         # Whether anybody may wait for blocks or a seat; looked at before every step.
         self.busy = False
@@ -114,6 +105,9 @@ class HandOver:
         Those who take their seats make room for others to come, who would otherwise wait for one boundary more.
         """
         self._seat(out)
+        if self._catch_up.short:
+            for guest in self._catch_up.grow(out):
+                self._decline(guest, "no block is free for the tokens since it was copied", out)
         self._grant(out)
         self.busy = bool(self._asked or self._state.landed or self.tier.out)
 
@@ -127,8 +121,7 @@ class HandOver:
         request, epoch = event.request.id, event.epoch
         guest = self.guest(request, epoch)
         if guest is not None:
-            granted = guest.resident is not None
-            return [Reserved(self._replica, request, epoch) if granted else Accepted(request, epoch)]
+            return [Reserved(self._replica, request, epoch) if guest.granted else Accepted(request, epoch)]
         again = self._known(request, epoch)
         if again and not isinstance(again[0], Declined):
             return again
@@ -147,6 +140,7 @@ class HandOver:
         parked = self.parked(request, epoch)
         if guest is not None:
             guest.adopted = True
+            guest.tokens = max(guest.tokens, event.tokens)
             seated = self._land(guest, out)
         elif parked is not None:
             seated = self._keep(parked, out)
@@ -155,7 +149,7 @@ class HandOver:
             word = self._known(request, epoch)
             if word is None:
                 return [Declined(self._replica, request, epoch, "it is not here")]
-            here = request in self._inside or self._kept(request, epoch) is not None
+            here = request in self._inside or self.kept(request, epoch) is not None
             return [Adopted(self._replica, request, epoch)] if here else word
         return self._landed(seated, now_ns, out)
 
@@ -170,11 +164,18 @@ class HandOver:
         out: list[Action] = []
         if event.source == HOST:
             back = self.tier.came(event.request, event.epoch)
-            return out if back is None else self._landed(self._queue(back), now_ns, out)
+            if back is None:
+                return out
+            if back.stays:
+                return self._landed(self._queue(back), now_ns, out)
+            self.evictions.park(back, self._inside, out)
+            return self._after(now_ns, out)
         guest = self.guest(event.request, event.epoch)
         if guest is None:
             return out
         guest.pulled = True
+        if guest.order.live and not guest.adopted:
+            out.append(Reserved(self._replica, event.request, event.epoch))
         return self._landed(self._land(guest, out), now_ns, out)
 
     def _pull_failed(self, event: PullFailed, now_ns: int) -> list[Action]:
@@ -182,8 +183,8 @@ class HandOver:
         if guest is None:
             return []
         guest.pulled = True  # nothing to call off
-        out: list[Action] = [Declined(self._replica, event.request, event.epoch, event.reason)]
-        self._dismiss(event.request, out)
+        out: list[Action] = []
+        self._decline(guest, event.reason, out)
         return self._after(now_ns, out)
 
     def _release(self, event: Release, now_ns: int) -> list[Action]:
@@ -196,12 +197,12 @@ class HandOver:
 
     def word(self, request: int, epoch: int) -> PromptDone | Accepted | None:
         """What there is to say of a request that is parked, or was and stays; None: it is none of these."""
-        if self._state.landed and self._kept(request, epoch) is not None:
+        if self._state.landed and self.kept(request, epoch) is not None:
             return Accepted(request, epoch)
         parked = self.parked(request, epoch)
         return None if parked is None else PromptDone(self._replica, request, epoch, parked.generated)
 
-    def _kept(self, request: int, epoch: int) -> Resident | None:
+    def kept(self, request: int, epoch: int) -> Resident | None:
         """One of this attempt that has landed and waits for a seat."""
         return next((r for r in self._state.landed if r.id == request and r.epoch == epoch), None)
 
@@ -214,12 +215,22 @@ class HandOver:
         elif parked is not None:
             self._forget(parked)
             out.append(Cancelled(request, epoch, parked.generated, self._replica))
-        elif (kept := self._kept(request, epoch)) is not None:
+        elif (kept := self.kept(request, epoch)) is not None:
             self._state.landed.remove(kept)
             self._ledger.release(kept)
             out.append(Cancelled(request, epoch, kept.emitted, self._replica))
         else:
             return False
+        return True
+
+    def turn_back(self, request: int, epoch: int, out: list[Action]) -> bool:
+        """One that has come, and waits for a seat, is to go on to another replica; whether there is one of this attempt."""
+        kept = self.kept(request, epoch)
+        if kept is None:
+            return False
+        self.guests.pop(request, None)
+        self._state.landed.remove(kept)
+        self.evictions.park(kept, self._inside, out)
         return True
 
     def parked(self, request: int, epoch: int) -> Resident | None:
@@ -258,7 +269,8 @@ class HandOver:
             resident.computed = known
             resident.generated += 1  # its first token came with its prompt
             ledger.hold(resident, known)
-            out.append(Reserved(self._replica, request.id, epoch))
+            if not guest.order.live:
+                out.append(Reserved(self._replica, request.id, epoch))
             out.append(Pull(request.id, epoch, guest.order.source, known))
 
     def _waiting_blocks(self) -> int:
@@ -269,11 +281,15 @@ class HandOver:
         resident = guest.resident
         if resident is None or not (guest.pulled and guest.adopted):
             return False
-        if resident in self._state.landed:
-            out.append(Adopted(self._replica, resident.id, resident.epoch))
-            return False
+        if guest.behind:
+            reason = self._catch_up.fetch(guest, out)
+            if reason:
+                self._decline(guest, reason, out)
+            short = guest in self._catch_up.short
+            self.busy = self.busy or short
+            return short or bool(reason)
         out.append(Adopted(self._replica, resident.id, resident.epoch))
-        return self._queue(resident)
+        return resident not in self._state.landed and self._queue(resident)
 
     def _keep(self, resident: Resident, out: list[Action]) -> bool:
         """One that was parked here stays after all; whether there is a seat for it."""
@@ -295,14 +311,21 @@ class HandOver:
             resident = state.landed.popleft()
             self.guests.pop(resident.id, None)
             state.running[resident.id] = self._inside[resident.id] = resident
+            out.append(Enter(resident.id, resident.known, ALL, resident.generated))
             # Leaving counts the token of the step that it joined after; that one is out already.
             resident.generated -= 1
             state.cohorts[ALL].join(resident)
-            out.append(Enter(resident.id, resident.known, ALL))
+
+    def _decline(self, guest: Guest, reason: str, out: list[Action]) -> None:
+        request, epoch = guest.order.request.id, guest.order.epoch
+        out.append(Declined(self._replica, request, epoch, reason))
+        self._dismiss(request, out)
 
     def _dismiss(self, request: int, out: list[Action]) -> None:
         """A guest will not stay: free what it holds."""
         guest = self.guests.pop(request)
+        if guest in self._catch_up.short:
+            self._catch_up.short.remove(guest)
         if guest.resident is None:
             self._asked.remove(guest)
             return

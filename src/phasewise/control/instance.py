@@ -25,6 +25,7 @@ from phasewise.core.message import (
     Accepted,
     Cancel,
     Cancelled,
+    Evict,
     Finished,
     Prefilled,
     PromptDone,
@@ -64,6 +65,7 @@ class InstanceControl:
             StepDone: self._step_done,
             Submit: self._submit,
             Cancel: self._cancel,
+            Evict: self._evict,
             Woken: self._woken,
             SetRole: self._set_role,
             Died: self._died,
@@ -81,6 +83,8 @@ class InstanceControl:
         say = (self._known, self._after, self._given, self._report)
         self._hand = HandOver(replica, self.state, self._inside, seats, share, host_blocks, *say)
         self.handlers |= self._hand.handlers
+        self._evictions = self._hand.evictions
+        self._evicting = self._evictions.asked
         self._passing = False
         self._books = books
         self._reporter = reporter
@@ -153,6 +157,39 @@ class InstanceControl:
             again = self._told.again(request, epoch)
             return self._say([Cancelled(request, epoch, 0, self.replica)]) if again is None else again
         return self._after(now_ns, out)
+
+    def _evict(self, event: Evict, now_ns: int) -> list[Action]:
+        request, epoch = event.request, event.epoch
+        resident = self._inside.get(request)
+        if resident is None or resident.epoch != epoch:
+            return self._evict_other(request, epoch, now_ns)
+        if request in self._leaving:
+            return []
+        self._passing = True
+        resident.stays = False
+        if request in self.state.running and any(lane.run for lane in self._lanes.values()):
+            self._evicting[request] = event.copied or self._evicting.get(request, False)
+            return [Accepted(request, epoch)] if resident.cohort is None else self._nudge(now_ns, False)
+        out: list[Action] = []
+        self._send_off(resident, event.copied, out)
+        return self._after(now_ns, out or [Accepted(request, epoch)])
+
+    def _evict_other(self, request: int, epoch: int, now_ns: int) -> list[Action]:
+        """One that is not served here, or is not seated yet, is to leave."""
+        out: list[Action] = []
+        if self._hand.turn_back(request, epoch, out):
+            return self._after(now_ns, out)
+        if request in self._inside or self._hand.guest(request, epoch) is not None:
+            return []
+        word = self._known(request, epoch)
+        if word is None and self._told is not None:
+            return self._say([Cancelled(request, epoch, 0, self.replica)])
+        return word or []
+
+    def _send_off(self, resident: Resident, copied: bool, out: list[Action]) -> None:
+        """One that is to leave is between two steps."""
+        if not self._evictions.answer(resident, copied, self._inside, out):
+            self._drop(resident, out)
 
     def _say(self, out: list[Action]) -> list[Action]:
         """The same actions, the last words among them remembered."""
@@ -268,6 +305,9 @@ class InstanceControl:
             self._leave(out)
         if self._passing:
             self._part(plan, out)
+        if self._evicting:
+            for resident, copied in self._evictions.due(self._flies, self._inside):
+                self._send_off(resident, copied, out)
         if self._books:
             for chunk in plan.chunks:
                 if chunk.joins is not None and (one := self._inside.get(chunk.request)) is not None:
@@ -283,7 +323,7 @@ class InstanceControl:
 
     def _prompt_over(self, resident: Resident, cohort: str) -> None:
         """All known tokens are computed, and one more is out: it decodes from now on, or is about to leave."""
-        if not resident.stays:
+        if cohort == AWAY:
             resident.generated += 1
             return
         state = self.state
@@ -300,15 +340,19 @@ class InstanceControl:
 
     def _leave(self, out: list[Action]) -> None:
         """Drop those whose clients left, unless another lane still has them in flight."""
-        flying = [lane for lane in self._lanes.values() if lane.run is not None]
         for resident in list(self._leaving.values()):
-            if any(resident.cohort in lane.cohorts or resident.id in _chunked(lane) for lane in flying):
+            if self._flies(resident):
                 continue
             del self._leaving[resident.id]
             self._drop(resident, out)
 
+    def _flies(self, resident: Resident) -> bool:
+        flying = [lane for lane in self._lanes.values() if lane.run is not None]
+        return any(resident.cohort in lane.cohorts or resident.id in _chunked(lane) for lane in flying)
+
     def _drop(self, resident: Resident, out: list[Action]) -> None:
         del self._inside[resident.id]
+        self._evicting.pop(resident.id, None)
         if resident.id in self.state.running:
             vacate(resident, self.state)
             out.append(Forget(resident.id))

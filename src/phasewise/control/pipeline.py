@@ -21,7 +21,7 @@ from phasewise.core.action import Action, Enter, Perished, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
 from phasewise.core.event import Began, Died, StepDone, Woken
 from phasewise.core.kv import BlockLedger
-from phasewise.core.message import Reserve, SetRole, Submit
+from phasewise.core.message import Evict, Reserve, SetRole, Submit
 from phasewise.core.resident import Resident
 from phasewise.core.step import AWAY, Chunk, StepPlan
 from phasewise.core.view import MOST_COHORTS, InstanceState
@@ -67,6 +67,10 @@ class Pipe(InstanceControl):
         self.state.arrived_ns = now_ns
         self._passing = self._passing or not event.stays
 
+    def expect_leaving(self) -> None:
+        """Some of its requests may leave after their prompts."""
+        self._passing = True
+
     def knows(self, request: int) -> bool:
         """Whether a request is its own: it runs, is parked, or is on its way here."""
         return request in self.state.running or self._hand.knows(request)
@@ -107,7 +111,8 @@ class PipelineControl:
         self.pipes = (first, *others)
         self.handlers: Handlers = dict.fromkeys(first.handlers, self._about_request)
         self.handlers |= {StepDone: self._step_done, Submit: self._submit, Woken: self._woken}
-        self.handlers |= {Reserve: self._reserve, SetRole: self._set_role, Died: self._died, Began: self._began}
+        self.handlers |= {Reserve: self._reserve, Evict: self._evict, SetRole: self._set_role}
+        self.handlers |= {Died: self._died, Began: self._began}
         self._reporter = reporter
         if reporter is not None:
             reporter.look([pipe.face for pipe in self.pipes], None)
@@ -149,6 +154,12 @@ class PipelineControl:
         known = [pipe for pipe in self.pipes if pipe.knows(event.request.id)]
         pipe = known[0] if known else min(self.pipes, key=lambda pipe: pipe.load)
         return self._given(event.request.id, now_ns, pipe.handlers[Reserve](event, now_ns) + self._nudge(now_ns))
+
+    def _evict(self, event: Evict, now_ns: int) -> list[Action]:
+        """Whichever pipe computes the prompt again, should it have to be, is one whose requests may leave."""
+        for pipe in self.pipes:
+            pipe.expect_leaving()
+        return self._about_request(event, now_ns)
 
     def _set_role(self, event: SetRole, now_ns: int) -> list[Action]:
         for pipe in self.pipes:
@@ -230,7 +241,7 @@ class PipelineControl:
             if type(action) is Run:
                 out.append(self._stamped(lane, action))
             elif type(action) is Enter:
-                out.append(Enter(action.request, action.known, self._name(action.cohort, lane)))
+                out.append(Enter(action.request, action.known, self._name(action.cohort, lane), action.tokens))
             elif type(action) is Regroup:
                 out.append(Regroup(tuple((request, self._name(name, lane)) for request, name in action.moves)))
             else:

@@ -76,20 +76,28 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
 
 
 class Enter(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
-    """To the executor: before the next run, a request that was handed over decodes in `cohort`, `known` tokens computed."""
+    """To the executor: before the next run, a request that was handed over decodes in `cohort`.
+
+    `known` tokens of it are computed, and `tokens` output tokens are out, the last of which is still to be computed.
+    """
 
     request: int
     known: int
     cohort: str
+    tokens: int
 
 
 class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
-    """To the link: fetch the keys and values of `tokens` tokens of a request from `source`, as they are there."""
+    """To the link: fetch the keys and values of `tokens` tokens of a request from `source`, as they are there.
+
+    They come after the first `start` tokens, which have been fetched before; then the source must have it still.
+    """
 
     request: int
     epoch: int
     source: int
     tokens: int
+    start: int = 0
 
 
 class Drop(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=50):

@@ -105,9 +105,13 @@ class Start(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
 
 
 class Drain(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=26):
-    """From the operator: let this replica end what it has and give it nothing new."""
+    """From the operator: let this replica end what it has and give it nothing new.
+
+    `move`: what it has goes to other replicas, as far as there are some, and does not wait for its end.
+    """
 
     replica: int
+    move: bool = False
 
 
 class Switch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=27):

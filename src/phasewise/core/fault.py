@@ -17,9 +17,11 @@ MESSAGES = (
     "reserve",
     "adopt",
     "release",
+    "evict",
     "accepted",
     "ready",
     "promptdone",
+    "evicted",
     "prefilled",
     "reserved",
     "adopted",
@@ -64,10 +66,11 @@ class Cuts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cuts"):
 
 
 class Drains(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="drains"):
-    """`replica` is given no new work from now on; what is inside ends there."""
+    """`replica` is given no new work from now on; what is inside ends there, or goes to other replicas (`move`)."""
 
     at_ns: int
     replica: int
+    move: bool = False
 
 
 class Starts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="starts"):

@@ -7,6 +7,10 @@ what is then true: so a message that was lost costs time and nothing else.
 A hand-over: `Reserve` at the target, which takes blocks and begins to pull as soon as they are free (`Reserved`); `Adopt` once
 the prompt is done (`PromptDone`), which the target answers when it has all (`Adopted`); `Release` at the source. Until `Adopt`
 the source owns the request, from then on the target, unless it says `Declined`.
+
+A live migration: `Evict` at the source, which says how far the request is and decodes on (`Evicted`); `Reserve` at the target,
+which copies so much; `Evict` again, once that is there (`Reserved`), and the source keeps the request at its next step boundary
+(`Evicted`); from there on as above, the target fetching the rest.
 """
 
 from __future__ import annotations
@@ -64,17 +68,22 @@ class Cancelled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
 
 
 class Reserve(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=30):
-    """Down: take blocks for a request whose prompt `source` computes, and pull its keys and values from there."""
+    """Down: take blocks for a request whose prompt `source` computes, and pull its keys and values from there.
+
+    `from_token` output tokens count as part of the prompt: earlier attempts', or all but the last that the source has emitted.
+    A `live` one decodes there meanwhile, and more will come of it: the answer is wanted when so much has been copied.
+    """
 
     replica: int
     request: Request
     epoch: int
     from_token: int
     source: int
+    live: bool = False
 
 
 class Reserved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=31):
-    """Up: the blocks are there, and held."""
+    """Up: the blocks are there, and held; of a `live` request, what was asked for has been copied as well."""
 
     replica: int
     request: int
@@ -82,11 +91,15 @@ class Reserved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=31):
 
 
 class Adopt(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
-    """Down: the request is yours as soon as all of it is there. At the source itself: keep it and go on."""
+    """Down: the request is yours as soon as all of it is there. At the source itself: keep it and go on.
+
+    `tokens` output tokens are out by now (0: as many as were reserved for); what came since then is still to be fetched.
+    """
 
     replica: int
     request: int
     epoch: int
+    tokens: int = 0
 
 
 class Adopted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=33):
@@ -145,6 +158,31 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38):
     epoch: int
 
 
+class Evict(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=43):
+    """Down: the request is to leave `replica`, and will be adopted elsewhere.
+
+    One that waits to be computed is let go at once (`Cancelled`); one whose prompt is being computed leaves after it
+    (`PromptDone`); one that decodes goes on, and the answer says how far it is (`Evicted`). Once so much of it has been
+    `copied`, it is kept for the other replica at the next step boundary, and runs no more.
+    """
+
+    replica: int
+    request: int
+    epoch: int
+    copied: bool = False
+
+
+class Evicted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=44):
+    """Up: `tokens` output tokens of a request that is to leave are out. Once `parked` there will be no more; it waits to be
+    adopted."""
+
+    replica: int
+    request: int
+    epoch: int
+    tokens: int
+    parked: bool
+
+
 class SetRole(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
     """Down: this replica serves another phase from now on; what is inside ends as it began."""
 
@@ -186,7 +224,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41):
     slope_ns: float = 0.0
 
 
-Down = Submit | Cancel | Reserve | Adopt | Release | SetRole
+Down = Submit | Cancel | Reserve | Adopt | Release | Evict | SetRole
 Up = (
     Refused
     | Finished
@@ -196,12 +234,13 @@ Up = (
     | Declined
     | Released
     | PromptDone
+    | Evicted
     | Prefilled
     | Accepted
     | Ready
     | Report
 )
-DOWN: tuple[type, ...] = (Submit, Cancel, Reserve, Adopt, Release, SetRole)
+DOWN: tuple[type, ...] = (Submit, Cancel, Reserve, Adopt, Release, Evict, SetRole)
 UP: tuple[type, ...] = (
     Refused,
     Finished,
@@ -211,6 +250,7 @@ UP: tuple[type, ...] = (
     Declined,
     Released,
     PromptDone,
+    Evicted,
     Prefilled,
     Accepted,
     Ready,

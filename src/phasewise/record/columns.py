@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from phasewise.core.action import Action, Boot, Ended, Enter, Forget, Outcome, Regroup, Run, Stop
 from phasewise.core.event import HOST, Arrived, Died, Drain, Lost, Pulled, StepDone
-from phasewise.core.message import PromptDone, Ready, SetRole, Submit
+from phasewise.core.message import Evicted, PromptDone, Ready, SetRole, Submit
 from phasewise.core.request import Request
 from phasewise.core.spec import ROLES, RequestClass
 from phasewise.core.step import Piece, total_ns
@@ -38,7 +38,7 @@ REQUESTS = np.dtype(
 )
 """`tokens` is output tokens; `end_ns` is when the cluster learned of the end (-1: inside); `kind` is 0, or 1 + the class.
 
-`attempts` counts those after the first: a replica refused the request, or was lost.
+`attempts` counts those after the first: a replica refused the request, was lost, or let it go from its queue.
 """
 
 STEPS = np.dtype(
@@ -80,7 +80,7 @@ SPANS = np.dtype(
 
 FINISHED, PREEMPTED, CANCELLED, STILL, MOVED, HANDED, LOST = range(7)
 """Values of `left`. MOVED: to another cohort of the replica; HANDED: its prompt done, it is kept for another replica (or for
-later); LOST: the replica died.
+later), at once or after a part of the answer; LOST: the replica died.
 
 The next span of a moved request continues it: `first_chunk` is the row from which it counts, `first_token` the earlier row of
 the last token before, and `tokens` those after. That of one that was handed over likewise, but `first_token` is ADOPTED: the
@@ -102,7 +102,7 @@ _TRANSFER = struct.Struct("<iiqqq").pack
 _CHANGE = struct.Struct("<qiB").pack
 _EVENTS: dict[type, str] = {Lost: "lost", Ready: "serving", Drain: "draining"}
 _RARE = frozenset((Pulled, Died))
-_MOVING = frozenset((PromptDone, Enter, Regroup, Forget))
+_MOVING = frozenset((PromptDone, Evicted, Enter, Regroup, Forget))
 _ACTIONS: dict[type, str] = {Boot: "booting", Stop: "stopped"}
 _STEP = struct.Struct("<qqdiiiQhBq").pack
 _SPAN = struct.Struct("<iiiiiiBB").pack
@@ -251,7 +251,7 @@ class InstanceColumns:
 
     def _moved(self, action: Action, row: int) -> None:
         """Requests leave the replica, come to it, or change their cohort."""
-        if isinstance(action, PromptDone):
+        if isinstance(action, PromptDone) or (isinstance(action, Evicted) and action.parked):
             self._spans += self._cut(action.request, row, HANDED)
         elif isinstance(action, Enter):
             self._stays[action.request] = (row, 0, ADOPTED, self._index[action.cohort])

@@ -93,6 +93,8 @@ class ModelledExecutor:
         """One that was handed over, or comes back, decodes in a cohort from now on; no token comes of it by itself."""
         if action.request in self._left:
             self._left[action.request] += 1
+        elif action.tokens > 1:
+            self._earlier[action.request] = action.tokens - 1
         self._join(action.request, action.known, action.cohort)
 
     def slow(self, factor: float) -> None:
@@ -237,7 +239,9 @@ class ModelledExecutor:
 
     def _part(self, request: int, known: int) -> tuple[int, ...]:
         """The first token of one that leaves is out. The request itself if that was all."""
-        left = self._output_tokens(request) - self._earlier.get(request, 0)
+        left = self._left.pop(request, None)
+        if left is None:
+            left = self._output_tokens(request) - self._earlier.get(request, 0)
         return (request,) if left <= 1 or known + 1 >= self._max_context else ()
 
     def _join(self, request: int, known: int, cohort: str) -> tuple[int, ...]:

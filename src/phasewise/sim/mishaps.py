@@ -19,7 +19,7 @@ from phasewise.control.loop import Loop
 from phasewise.core.action import Boot, Perished, Stop
 from phasewise.core.event import Began, Died, Drain, Lost, Start, Switch
 from phasewise.core.fault import Cuts, Dies, Drains, Fault, Mangles, Scenario, Slows, Starts, Switches, holds
-from phasewise.core.message import Finished, Reserve, Submit
+from phasewise.core.message import Finished, Submit
 from phasewise.core.spec import Resolved
 from phasewise.core.units import to_ns
 from phasewise.sim.clock import VirtualClock
@@ -138,11 +138,15 @@ class Mishaps:
         def arrive(letter: Any) -> None:
             deaths, event = letter if isinstance(letter, tuple) else (self._deaths[replica], letter)
             if self._alive[replica] and deaths == self._deaths[replica]:
-                if isinstance(event, Submit | Reserve) and event.from_token:
+                if isinstance(event, Submit) and event.from_token:
                     self._world.executors[replica].resume(event.request.id, event.from_token)
                 take(event)
 
         return arrive
+
+    def alive(self, replica: int) -> bool:
+        """Whether a replica's process is there."""
+        return self._alive[replica]
 
     def counted(self, ended: Callable[[Any], None], requests: int) -> Callable[[Any], None]:
         """The port of `Ended`: once all requests are over, what would still go wrong is of no interest."""
@@ -179,7 +183,7 @@ class Mishaps:
             case Cuts():
                 self._cut(fault)
             case Drains():
-                cluster(Drain(fault.replica))
+                cluster(Drain(fault.replica, fault.move))
             case Starts() | Start():
                 cluster(Start(fault.replica))
             case Switches():

@@ -1,6 +1,7 @@
 """Keys and values on their way between simulated replicas: when a pull can begin, and when it is over.
 
-A replica pulls; the source's executor says when there is something to fetch. Serialised, that is when the prompt is done.
+A replica pulls; the source's executor says when there is something to fetch. Serialised, that is when the prompt is done; of
+a request that decodes, it is there already. If the source gives up what it has while it is under way, the pull fails.
 Layer-wise, its layers are sent while the step with the prompt's last chunk computes the next ones; what earlier chunks computed
 waits for that step as well. `sim.links` shares the links; this knows which request's bytes a flow carries.
 """
@@ -47,7 +48,8 @@ class Transfer:
 class Transfers:
     """All pulls of a fleet. Ends go onto the clock's agenda with `order`.
 
-    `parked(source, request, epoch)` says whether a prompt is done and kept; `tell(target, event)` brings word to a replica.
+    `there(source, request, epoch)` says whether a prompt is done and its replica has it; `tell(target, event)` brings word to
+    a replica.
     """
 
     def __init__(
@@ -55,13 +57,13 @@ class Transfers:
         resolved: Resolved,
         clock: VirtualClock,
         order: int,
-        parked: Callable[[int, int, int], bool],
+        there: Callable[[int, int, int], bool],
         tell: Callable[[int, Any], None],
     ) -> None:
         deployment = resolved.deployment
         self._clock = clock
         self._order = order
-        self._parked = parked
+        self._there = there
         self._tell = tell
         self._spec = deployment.link
         self._link = link = resolve_link(deployment.link)
@@ -94,8 +96,10 @@ class Transfers:
             return
         if self._cut(action.source, target):
             self._fail(transfer, f"the link from replica {action.source} is lost")
-        elif self._parked(action.source, action.request, action.epoch):
+        elif self._there(action.source, action.request, action.epoch):
             self._begin(transfer)
+        elif action.start:
+            self._fail(transfer, f"replica {action.source}, its source, has it no more")
         else:
             self.waiting.setdefault(action.source, []).append(transfer)
             self._overlap(transfer)
@@ -137,9 +141,9 @@ class Transfers:
             self._announce(transfer, None, max(first_ns, now_ns))
 
     def computed(self, source: int) -> None:
-        """A source has ended a step: what is parked there now can be fetched."""
+        """A source has ended a step, or parked a request: what is there now can be fetched."""
         for transfer in list(self.waiting.get(source, ())):
-            if self._parked(source, transfer.request, transfer.epoch):
+            if self._there(source, transfer.request, transfer.epoch):
                 self._begin(transfer)
 
     def _begin(self, transfer: Transfer, ready_ns: int | None = None) -> None:
@@ -191,6 +195,13 @@ class Transfers:
         self._numbers += 1
         heappush(self._news, (at_ns, self._numbers, transfer, event))
         self._look(at_ns)
+
+    def preempted(self, source: int, requests: tuple[int, ...]) -> None:
+        """A source has given up what it had of some requests that decoded."""
+        for transfer in list(self._open.values()):
+            if transfer.source == source and transfer.request in requests and transfer.began_ns >= 0:
+                self._fail(transfer, f"replica {source}, its source, has preempted it")
+        self._promise()
 
     def gone(self, replica: int) -> None:
         """A replica has died: what it sent is lost, what it fetched is not wanted."""

@@ -32,7 +32,7 @@ from phasewise.core.action import (
 from phasewise.core.errors import InputError
 from phasewise.core.event import Arrived, Gone, StepDone, Woken
 from phasewise.core.fault import Scenario
-from phasewise.core.message import DOWN, UP
+from phasewise.core.message import DOWN, UP, Evicted
 from phasewise.core.request import Request
 from phasewise.core.spec import MIXED, Resolved
 from phasewise.core.units import NS_PER_S, to_ns
@@ -117,12 +117,17 @@ class World:
         if scenario is None and all(r.role == MIXED and not r.host_blocks for r in self.resolved.replicas):
             return None
 
-        def parked(source: int, request: int, epoch: int) -> bool:
-            found = (state.parked.get(request) for state in self.states[source])
-            return any(resident is not None and resident.epoch == epoch for resident in found)
+        def there(source: int, request: int, epoch: int) -> bool:
+            if self.mishaps is not None and not self.mishaps.alive(source):
+                return False
+            for state in self.states[source]:
+                resident = state.parked.get(request) or state.running.get(request)
+                if resident is not None and resident.epoch == epoch:
+                    return request in state.parked or resident.cohort is not None
+            return False
 
         return Transfers(
-            self.resolved, self.clock, self._orders[-1], parked, lambda target, event: self.takes[target](event)
+            self.resolved, self.clock, self._orders[-1], there, lambda target, event: self.takes[target](event)
         )
 
     def _loop(self, i: int) -> Loop:
@@ -148,10 +153,17 @@ class World:
 
             def run(action: Run) -> None:
                 executor.run(action)
-                if action.plan.chunks:
-                    transfers.computing(i, action, executor.lanes[action.plan.lane].end_ns)
+                plan = action.plan
+                if plan.chunks:
+                    transfers.computing(i, action, executor.lanes[plan.lane].end_ns)
+                if plan.preempt:
+                    transfers.preempted(i, plan.preempt)
 
-            ports[Run] = run
+            def evicted(action: Evicted) -> None:
+                up(action)
+                transfers.computed(i)
+
+            ports |= {Run: run, Evicted: evicted}
         room = open_instance(self.resolved, i, self._beliefs)
         self.states[i] = room.states
         return Loop(room, clock, self._recorder.instances[i], ports)
