@@ -94,8 +94,10 @@ LINKS = [
 
 
 @st.composite
-def random_mishaps(draw: st.DrawFn, replicas: int, within_ns: int = 900_000) -> Scenario | None:
-    """Some replicas die, and may come back; one may be drained, one may start late."""
+def random_mishaps(
+    draw: st.DrawFn, replicas: int, within_ns: int = 900_000, moves: bool = False
+) -> Scenario | None:
+    """Some replicas die, and may come back; one may be drained, perhaps with all that it has, one may start late."""
     faults: list[Fault] = []
     for replica in range(replicas):
         what = draw(st.sampled_from(["", "", "dies", "returns", "drains", "starts"]))
@@ -105,7 +107,7 @@ def random_mishaps(draw: st.DrawFn, replicas: int, within_ns: int = 900_000) -> 
         elif what == "returns":
             faults.append(Dies(at_ns, replica, at_ns + draw(st.integers(1, 100_000))))
         elif what == "drains":
-            faults.append(Drains(at_ns, replica))
+            faults.append(Drains(at_ns, replica, moves and draw(st.booleans())))
         elif what == "starts":
             faults.append(Starts(at_ns, replica))
     return Scenario(tuple(faults)) if faults else None

@@ -15,7 +15,7 @@ from phasewise.control.instance import InstanceControl
 from phasewise.control.loop import Loop
 from phasewise.control.pipeline import PipelineControl
 from phasewise.control.replay import replay
-from phasewise.core.action import Action, Ended, Outcome, Run
+from phasewise.core.action import Action, Boot, Ended, Outcome, Run
 from phasewise.core.event import Died, Lost, StepDone
 from phasewise.core.fault import Dies, Scenario
 from phasewise.core.message import Submit
@@ -160,7 +160,8 @@ def assert_failures_have_a_reason(log: RunLog) -> None:
         elif kind == "Drain":
             there[event.replica] = False
         elif kind == "Start":
-            there[event.replica] = True
+            # One that is still draining is not started again.
+            there[event.replica] |= Boot(event.replica) in actions
         elif kind == "Switch":
             roles[event.replica] = event.role
         for action in actions:

@@ -36,7 +36,7 @@ def test_stages_add_up(arm: str, data: st.DataObject) -> None:
     roles = data.draw(st.sampled_from(ROLES))
     more: dict[str, Any] = {"blocks": data.draw(st.integers(8, 24)), "block_tokens": 8, "max_context": 60}
     resolved = fleet(roles, *ARMS[arm], link=data.draw(st.sampled_from(LINKS)), **more)
-    scenario = data.draw(random_mishaps(len(roles)))
+    scenario = data.draw(random_mishaps(len(roles), moves=True))
     log = ran(resolved, mixed(rows, clients_who_leave(data, rows, roles)), scenario)
     tables = log.tables
     scored = Scored(tables)

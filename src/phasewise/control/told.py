@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from phasewise.core.action import Action
-from phasewise.core.message import Cancelled, Declined, Finished, Refused
+from phasewise.core.message import Cancelled, Declined, Finished, Refused, Released
 
-Word = Finished | Cancelled | Refused | Declined
+Word = Finished | Cancelled | Refused | Declined | Released
 MOST = 4096
 
 
