@@ -68,10 +68,13 @@ def requests(log: RunLog) -> dict[int, Told]:
             for request in step.decodes:
                 told[request].token_ns.append(step.end_ns)
             for chunk in step.chunks:
-                if told[chunk.request].first_chunk_ns is None:
-                    told[chunk.request].first_chunk_ns = step.start_ns
+                one = told[chunk.request]
+                if one.first_chunk_ns is None or step.start_ns < one.first_chunk_ns:
+                    one.first_chunk_ns = step.start_ns
                 if chunk.joins is not None:
-                    told[chunk.request].token_ns.append(step.end_ns)
+                    one.token_ns.append(step.end_ns)
+    for one in told.values():
+        one.token_ns.sort()
     return told
 
 

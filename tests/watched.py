@@ -94,9 +94,7 @@ LINKS = [
 
 
 @st.composite
-def random_mishaps(
-    draw: st.DrawFn, replicas: int, within_ns: int = 900_000, moves: bool = False
-) -> Scenario | None:
+def random_mishaps(draw: st.DrawFn, replicas: int, within_ns: int = 900_000, moves: bool = False) -> Scenario | None:
     """Some replicas die, and may come back; one may be drained, perhaps with all that it has, one may start late."""
     faults: list[Fault] = []
     for replica in range(replicas):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoded import Told, requests, steps
+from fleets import LINKS
 from phasewise.control.replay import replay
 from phasewise.core.action import Outcome
+from phasewise.core.fault import Drains, Scenario
 from phasewise.core.spec import Slo
 from phasewise.policy import catalog
 from phasewise.record.header import Header
@@ -189,6 +192,27 @@ def test_cohorts_regrouped_at_random_are_scored_alike(data: st.DataObject) -> No
         run = simulate(resolved, workload(rows, gone), physics=lambda i: latency)
         compare(run)
         assert replay(run) == run.summary["events"]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@given(data=st.data())
+@settings(deadline=None)
+def test_answers_that_move_between_replicas_are_scored_alike(arm: str, data: st.DataObject) -> None:
+    """Under any batcher; the last replica stays. An answer may come from several replicas, and the way between is a gap."""
+    name, params = ARMS[arm]
+    rows = data.draw(random_rows(most=10, prompt=40, output=30, gap_ns=30_000))
+    gone = data.draw(st.one_of(st.just({}), random_gone(rows)))
+    replicas = data.draw(st.integers(2, 3))
+    resolved = toy_resolved(
+        name, params, 12, 8, replicas=replicas, wire_s=data.draw(st.sampled_from([0.0, 2e-6])), slo=SLO
+    )
+    deployment = msgspec.structs.replace(resolved.deployment, link=data.draw(st.sampled_from(LINKS)))
+    resolved = msgspec.structs.replace(resolved, deployment=deployment)
+    drains = tuple(Drains(data.draw(st.integers(1, 300_000)), i, True) for i in range(replicas - 1))
+    latency = ToyLatency(whole=data.draw(st.booleans()), split=data.draw(st.sampled_from([None, 3])))
+    run = simulate(resolved, mixed(rows, gone), physics=lambda i: latency, scenario=Scenario(drains))
+    compare(run)
+    assert replay(run, lambda i: latency) == run.summary["events"]
 
 
 def toy(rows: list[Any], gone: dict[int, int] | None = None, **world: Any) -> RunLog:

@@ -15,11 +15,13 @@ class Life:
 
     `home` computes or decodes it, `next` is where it will decode (NOWHERE: not decided, or it stays). `delivered` tokens came
     from earlier attempts and count as prompt now, `emitted` include those that a replica has told of. Once `adopting`, `next`
-    owns it unless it declines. `refused` replicas can never serve it; those it `failed` to go to may yet; it is not tried again before
-    `not_before_ns`. `stays`: the answer is decoded where the prompt is computed. While it is `moving` it is to leave its home,
-    where it decodes. It does so once at most: one that was taken back is `kept`, and of those where it has `been` none has it
-    again, so that no late word of one stay can be taken for word of another. `predicted` is how long a predictor says that
-    the whole answer will be.
+    owns it unless it declines. `refused` replicas can never serve it; those it `failed` to go to may yet; it is not tried
+    again before `not_before_ns`. `stays`: the answer is decoded where the prompt is computed. `predicted` is how long a
+    predictor says that the whole answer will be.
+
+    While it is `moving` it is to leave its home, where it decodes. It is asked to once at most at each replica: one that was
+    taken back is `kept`, and where it has `been` it does not come again. So no late word of one stay passes for that of
+    another.
     """
 
     __slots__ = (

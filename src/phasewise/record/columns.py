@@ -287,7 +287,7 @@ class InstanceColumns:
             spans["last"][came] = np.where(spans["tokens"][came] > 0, decoded[over[came]], -1)
             for i in chained[spans["cohort"][chained] == cohort].tolist() if len(chained) else ():
                 begin = int(spans["first_chunk"][i])
-                since = int(iterations[begin - 1])
+                since = int(iterations[begin - 1]) if begin else 0
                 spans["tokens"][i] = int(iterations[over[i]]) - since if over[i] >= begin else 0
                 spans["last"][i] = int(decoded[over[i]]) if spans["tokens"][i] else -1
         return steps, _chain(spans, chained)

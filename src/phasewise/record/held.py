@@ -11,6 +11,8 @@ prompt is done. What the columns do not say:
 - What a batcher takes in advance (`static`, `orca`) or chunk by chunk (`vllm-v1`), and that prompts share what they have in
   common, in a prefix cache, or that content stays there when nobody holds it.
 - When blocks were reserved for a prompt that is not done, and pulls that failed.
+- How much was copied of a request that decoded meanwhile: it counts as all that there was in the end. And that one which is
+  sent on before it has had a seat is kept until the next replica has it.
 - When a request was preempted before its first token or while it stood still (`stays`), and an iteration that a dying replica
   did not end.
 - Inside a leap it rises evenly; its steps are almost of one length. A release is taken to cross the wire without mishap.
@@ -131,12 +133,13 @@ def _left(rows: NDArray[Any], requests: NDArray[Any], over: Instants, after: _Af
 def _parked(
     rows: NDArray[Any], over: Instants, after: _After, deaths: Deaths, wire_ns: int
 ) -> tuple[NDArray[np.bool_], Instants]:
-    """Which stays are kept after their prompt, and until when.
+    """Which stays are kept for another replica, and until when.
 
     Until a target has it all and knows that it is to have it (`Adopt`, two messages after the prompt is done and the blocks
-    are there), and has said so (`Adopted`, `Release`); or until it is seated here, the request is over, or the replica dies.
+    are there, or after it runs no more), and has said so (`Adopted`, `Release`); or until it is seated here, the request is
+    over, or the replica dies.
     """
-    parked = (rows["left"] == HANDED) & (rows["kind"] == FRESH)
+    parked = (rows["left"] == HANDED) & (rows["kind"] != TRANSFER)
     last = after.last
     went = parked & (after.kind == TRANSFER)
     told = np.maximum(rows["begin_ns"][last], rows["end_ns"]) + 2 * wire_ns
