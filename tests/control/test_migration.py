@@ -14,9 +14,8 @@ from laws.test_fleet import assert_nothing_is_lost, run
 from phasewise.control.replay import replay
 from phasewise.core.action import Enter, Forget, Outcome, Pull
 from phasewise.core.event import HOST, Pulled, PullFailed
-from phasewise.core.fault import Cuts, Dies, Drains, Scenario, Starts, Switches
+from phasewise.core.fault import Cuts, Dies, Drains, Scenario, Starts
 from phasewise.core.message import (
-    Accepted,
     Adopt,
     Adopted,
     Cancel,
@@ -96,7 +95,8 @@ def test_one_move_by_hand() -> None:
     assert heard(log, 2, Reserve, Adopt) == [(33, Reserve(1, request, 0, 2, 0, True)), (53, Adopt(1, 0, 0, 5))]
     assert said(log, 2, Pull) == [(33, Pull(0, 0, 0, 10)), (53, Pull(0, 0, 0, 2, 10))]
     assert [at for at, _ in heard(log, 2, Pulled)] == [43, 55]
-    assert said(log, 2, Reserved, Adopted) == [(43, Reserved(1, 0, 0)), (55, Adopted(1, 0, 0))]
+    assert said(log, 2, Reserved) == [(33, Reserved(1, 0, 0, False)), (43, Reserved(1, 0, 0))]
+    assert said(log, 2, Adopted) == [(55, Adopted(1, 0, 0))]
     assert said(log, 2, Enter) == [(55, Enter(0, 12, "all", 5))]
     assert heard(log, 1, Release) == [(57, Release(0, 0, 0))]
     # The pause: two messages, two tokens' keys and values, and the step.
@@ -224,7 +224,7 @@ def test_a_source_takes_back_what_it_had_parked() -> None:
     faults = Drains(25 * US, 0, True), Cuts(54 * US, None, None, None), Drains(100 * US, 0, True)
     log = moved([(0, 8, 30)], *faults)
     assert [at for at, _ in heard(log, 0, Declined)] == [55]
-    assert heard(log, 1, Adopt) == [(56, Adopt(0, 0, 0, 5))]
+    assert heard(log, 1, Adopt) == [(56, Adopt(0, 0, 0, 5, True))]
     assert said(log, 1, Enter) == [(56, Enter(0, 12, "all", 5))]
     times = [round(t) // US for t in requests(log)[0].token_ns]
     assert times == [11, 21, 31, 41, 51, *range(66, 310, 10)]
@@ -233,7 +233,7 @@ def test_a_source_takes_back_what_it_had_parked() -> None:
 
 def test_a_target_that_dies_during_the_rest() -> None:
     log = moved([(0, 8, 30)], Drains(25 * US, 0, True), Dies(54 * US, 1))
-    assert heard(log, 1, Adopt) == [(56, Adopt(0, 0, 0, 5))]
+    assert heard(log, 1, Adopt) == [(56, Adopt(0, 0, 0, 5, True))]
     assert outcomes(log) == [Outcome.FINISHED]
     assert log.tables.requests["attempts"].tolist() == [0]
 
@@ -285,7 +285,6 @@ def test_what_is_swapped_out_moves_when_it_is_back() -> None:
     log = moved(
         rows,
         Drains(70 * US, 0, True),
-        Switches(1, 1, "decode"),
         batcher="distserve",
         params={},
         blocks=7,
@@ -348,8 +347,8 @@ def test_a_guest_that_cannot_grow_is_declined() -> None:
     hand = Hand(Greedy(), blocks=3)
     request = Request(0, 0, 8)
     order = Reserve(0, request, 0, 4, 1, True)
-    assert hand.take(order) == [Pull(0, 0, 1, 12)]
-    assert hand.take(order) == [Accepted(0, 0)]
+    assert hand.take(order) == [Reserved(0, 0, 0, False), Pull(0, 0, 1, 12)]
+    assert hand.take(order) == [Reserved(0, 0, 0, False)]
     assert hand.take(Pulled(0, 0, 1, 0, 12)) == [Reserved(0, 0, 0)]
     assert hand.take(order) == [Reserved(0, 0, 0)]
     [declined] = hand.take(Adopt(0, 0, 0, 6))

@@ -221,9 +221,16 @@ class Attempts:
         elif life.prompt_done or life.moving:
             self.hand_over(life, now_ns, out)
 
+    def empty(self, out: list[Action]) -> None:
+        """Have all leave that are where nothing is to stay."""
+        for life in list(self.lives.values()) if self.fleet.emptying else ():
+            self.move(life, out)
+
     def move(self, life: Life, out: list[Action]) -> None:
-        """Its replica is to be empty: have it leave, unless it does so by itself or was taken back."""
-        if life.home in self.fleet.emptying and not (life.kept or life.prompt_done or life.gone or life.moving):
+        """Have it leave if its replica is to be empty, unless it does so by itself, was taken back, or has nowhere to go."""
+        if life.home not in self.fleet.emptying or life.kept or life.prompt_done or life.gone or life.moving:
+            return
+        if self.view.able(PREFILL) and self.view.able(DECODE):
             life.moving = life.stays
             out.append(life.evict())
 

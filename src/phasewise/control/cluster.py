@@ -146,7 +146,7 @@ class ClusterControl:
             return out
         if life.kept:
             # An order to leave came late, or this word does.
-            out.append(Adopt(life.home, event.request, event.epoch))
+            out.append(Adopt(life.home, event.request, event.epoch, back=True))
             return out
         self._attempts.stop_waiting(life)
         life.prompt_done = True
@@ -182,7 +182,7 @@ class ClusterControl:
         if life is None or event.replica not in (life.home, life.next):
             # An order that came late, when the request had gone another way.
             self._attempts.order(Cancel(event.replica, event.request, event.epoch), now_ns, out)
-        elif event.replica == life.next and not life.adopting and not life.gone:
+        elif event.replica == life.next and event.copied and not life.adopting and not life.gone:
             life.reserved = True
             if life.prompt_done:
                 self._attempts.adopt(life, out)
@@ -279,7 +279,9 @@ class ClusterControl:
     def _ready(self, event: Ready, now_ns: int) -> list[Action]:
         self.fleet.ready(event.replica)
         self._attempts.patience.answered(event)
-        return self._attempts.again(now_ns, [])
+        out: list[Action] = []
+        self._attempts.empty(out)
+        return self._attempts.again(now_ns, out)
 
     def _start(self, event: Start, now_ns: int) -> list[Action]:
         order = self.fleet.start(event.replica)
@@ -293,13 +295,13 @@ class ClusterControl:
         out: list[Action] = []
         self.fleet.drain(event.replica, event.move)
         self._attempts.drained(event.replica, out)
-        for life in list(self._attempts.lives.values()) if event.move else ():
-            if life.home == event.replica and not life.adopting:
-                self._attempts.move(life, out)
+        self._attempts.empty(out)
         return self._attempts.again(now_ns, out)
 
     def _switch(self, event: Switch, now_ns: int) -> list[Action]:
-        return self._attempts.again(now_ns, self.fleet.switch(event.replica, event.role))
+        out = self.fleet.switch(event.replica, event.role)
+        self._attempts.empty(out)
+        return self._attempts.again(now_ns, out)
 
     def _report(self, event: Report, now_ns: int) -> list[Action]:
         self._attempts.view.heard(event)

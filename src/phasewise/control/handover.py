@@ -74,7 +74,7 @@ class HandOver:
         self._asked: deque[Guest] = deque()
         self.tier = HostTier(host_blocks, ledger)
         self.evictions = Evictions(replica, state)
-        self._catch_up = CatchUp(state)
+        self._catch_up = CatchUp(state, self._decline)
         self.guests: dict[int, Guest] = {}
         # Whether anybody may wait for blocks or a seat; looked at before every step.
         self.busy = False
@@ -106,8 +106,7 @@ class HandOver:
         """
         self._seat(out)
         if self._catch_up.short:
-            for guest in self._catch_up.grow(out):
-                self._decline(guest, "no block is free for the tokens since it was copied", out)
+            self._catch_up.grow(out)
         self._grant(out)
         self.busy = bool(self._asked or self._state.landed or self.tier.out)
 
@@ -121,17 +120,21 @@ class HandOver:
         request, epoch = event.request.id, event.epoch
         guest = self.guest(request, epoch)
         if guest is not None:
-            return [Reserved(self._replica, request, epoch) if guest.granted else Accepted(request, epoch)]
+            granted = guest.resident is not None
+            return [Reserved(self._replica, request, epoch, guest.copied) if granted else Accepted(request, epoch)]
         again = self._known(request, epoch)
+        out: list[Action] = []
+        self.supersede(request, epoch, out)
         if again and not isinstance(again[0], Declined):
             return again
         known = event.request.prompt_tokens + event.from_token
         limit = self._state.max_context
         if known + 1 >= limit:
             reason = f"{known} tokens and two more exceed the {limit} that fit"
-            return self._given(request, now_ns, [Declined(self._replica, request, epoch, reason)], True)
+            out.append(Declined(self._replica, request, epoch, reason))
+            return self._given(request, now_ns, out, True)
         fits = self._ask(event)
-        return self._given(request, now_ns, self._after(now_ns, []) if fits else [], False)
+        return self._given(request, now_ns, self._after(now_ns, out) if fits or out else [], False)
 
     def _adopt(self, event: Adopt, now_ns: int) -> list[Action]:
         request, epoch = event.request, event.epoch
@@ -142,7 +145,7 @@ class HandOver:
             guest.adopted = True
             guest.tokens = max(guest.tokens, event.tokens)
             seated = self._land(guest, out)
-        elif parked is not None:
+        elif parked is not None and event.back:
             seated = self._keep(parked, out)
             self._given(request, now_ns, out, False)
         else:
@@ -223,15 +226,27 @@ class HandOver:
             return False
         return True
 
-    def turn_back(self, request: int, epoch: int, out: list[Action]) -> bool:
-        """One that has come, and waits for a seat, is to go on to another replica; whether there is one of this attempt."""
-        kept = self.kept(request, epoch)
-        if kept is None:
-            return False
-        self.guests.pop(request, None)
-        self._state.landed.remove(kept)
-        self.evictions.park(kept, self._inside, out)
-        return True
+    def turn_back(self, request: int, epoch: int) -> list[Action] | None:
+        """One that is not served here is to leave: what there is to say. None: there is none of this attempt."""
+        out: list[Action] = []
+        if (kept := self.kept(request, epoch)) is not None:
+            self.guests.pop(request, None)
+            self._state.landed.remove(kept)
+            self.evictions.park(kept, self._inside, out)
+        elif self.guest(request, epoch) is not None:
+            out.append(Accepted(request, epoch))
+        elif (word := self.word(request, epoch)) is not None:
+            out.append(word)
+        return out or None
+
+    def supersede(self, request: int, epoch: int, out: list[Action]) -> None:
+        """A new attempt comes, so the one before it is dead: let go of what is kept for it, if that order was lost."""
+        state = self._state
+        guest, parked = self.guests.get(request), state.parked.get(request)
+        if guest is not None and guest.order.epoch < epoch:
+            self._dismiss(request, out)
+        if parked is not None and parked.epoch < epoch:
+            self._forget(parked)
 
     def parked(self, request: int, epoch: int) -> Resident | None:
         """The parked request of this attempt."""
@@ -269,8 +284,7 @@ class HandOver:
             resident.computed = known
             resident.generated += 1  # its first token came with its prompt
             ledger.hold(resident, known)
-            if not guest.order.live:
-                out.append(Reserved(self._replica, request.id, epoch))
+            out.append(Reserved(self._replica, request.id, epoch, guest.copied))
             out.append(Pull(request.id, epoch, guest.order.source, known))
 
     def _waiting_blocks(self) -> int:
@@ -282,12 +296,9 @@ class HandOver:
         if resident is None or not (guest.pulled and guest.adopted):
             return False
         if guest.behind:
-            reason = self._catch_up.fetch(guest, out)
-            if reason:
-                self._decline(guest, reason, out)
-            short = guest in self._catch_up.short
-            self.busy = self.busy or short
-            return short or bool(reason)
+            again = self._catch_up.fetch(guest, out)
+            self.busy |= again
+            return again
         out.append(Adopted(self._replica, resident.id, resident.epoch))
         return resident not in self._state.landed and self._queue(resident)
 
@@ -324,8 +335,7 @@ class HandOver:
     def _dismiss(self, request: int, out: list[Action]) -> None:
         """A guest will not stay: free what it holds."""
         guest = self.guests.pop(request)
-        if guest in self._catch_up.short:
-            self._catch_up.short.remove(guest)
+        self._catch_up.forget(guest)
         if guest.resident is None:
             self._asked.remove(guest)
             return

@@ -7,7 +7,7 @@ takes or an answer will be.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from phasewise.control.apply import place, preempt, regroup, sent, spend, vacate
@@ -110,6 +110,7 @@ class InstanceControl:
     def _submit(self, event: Submit, now_ns: int) -> list[Action]:
         request = event.request
         limit = self.state.max_context
+        out: list[Action] = []
         resident = Resident(request, event.epoch, event.from_token, event.stays)
         if resident.known >= limit:
             reason = f"a prompt of {resident.known} tokens and one output token exceed the {limit} that fit"
@@ -118,6 +119,7 @@ class InstanceControl:
             again = self._known(request.id, event.epoch)
             if again is not None:
                 return again
+            self._hand.supersede(request.id, event.epoch, out)
         self._inside[request.id] = resident
         self._passing = self._passing or not event.stays
         state = self.state
@@ -125,7 +127,8 @@ class InstanceControl:
         state.arrived_ns = now_ns
         if self._reporter is not None:
             self._reporter.taken = request.id
-        return self._nudge(now_ns, True)
+        out += self._nudge(now_ns, True)
+        return out
 
     def _known(self, request: int, epoch: int) -> list[Action] | None:
         """What there is to say of an attempt that this replica has heard of before; None: it has not."""
@@ -152,17 +155,15 @@ class InstanceControl:
                 return self._nudge(now_ns, False)
             self._drop(resident, out)
         elif not self._hand.leave(request, epoch, out):
-            if self._told is None:
-                return []
-            again = self._told.again(request, epoch)
-            return self._say([Cancelled(request, epoch, 0, self.replica)]) if again is None else again
+            return self._nobody(request, epoch)
         return self._after(now_ns, out)
 
     def _evict(self, event: Evict, now_ns: int) -> list[Action]:
         request, epoch = event.request, event.epoch
         resident = self._inside.get(request)
         if resident is None or resident.epoch != epoch:
-            return self._evict_other(request, epoch, now_ns)
+            found = self._hand.turn_back(request, epoch)
+            return self._nobody(request, epoch) if found is None else self._after(now_ns, found)
         if request in self._leaving:
             return []
         self._passing = True
@@ -171,25 +172,21 @@ class InstanceControl:
             self._evicting[request] = event.copied or self._evicting.get(request, False)
             return [Accepted(request, epoch)] if resident.cohort is None else self._nudge(now_ns, False)
         out: list[Action] = []
-        self._send_off(resident, event.copied, out)
+        self._send_off(((resident, event.copied),), out)
         return self._after(now_ns, out or [Accepted(request, epoch)])
 
-    def _evict_other(self, request: int, epoch: int, now_ns: int) -> list[Action]:
-        """One that is not served here, or is not seated yet, is to leave."""
-        out: list[Action] = []
-        if self._hand.turn_back(request, epoch, out):
-            return self._after(now_ns, out)
-        if request in self._inside or self._hand.guest(request, epoch) is not None:
-            return []
-        word = self._known(request, epoch)
-        if word is None and self._told is not None:
-            return self._say([Cancelled(request, epoch, 0, self.replica)])
-        return word or []
+    def _send_off(self, leaving: Iterable[tuple[Resident, bool]], out: list[Action]) -> None:
+        """Some that are to leave are between two steps; whether each is copied so far."""
+        for resident, copied in leaving:
+            if not self._evictions.answer(resident, copied, self._inside, out):
+                self._drop(resident, out)
 
-    def _send_off(self, resident: Resident, copied: bool, out: list[Action]) -> None:
-        """One that is to leave is between two steps."""
-        if not self._evictions.answer(resident, copied, self._inside, out):
-            self._drop(resident, out)
+    def _nobody(self, request: int, epoch: int) -> list[Action]:
+        """The answer to an order about an attempt that is not here."""
+        if self._told is None:
+            return []
+        again = self._told.again(request, epoch)
+        return self._say([Cancelled(request, epoch, 0, self.replica)]) if again is None else again
 
     def _say(self, out: list[Action]) -> list[Action]:
         """The same actions, the last words among them remembered."""
@@ -306,8 +303,7 @@ class InstanceControl:
         if self._passing:
             self._part(plan, out)
         if self._evicting:
-            for resident, copied in self._evictions.due(self._flies, self._inside):
-                self._send_off(resident, copied, out)
+            self._send_off(self._evictions.due(self._flies, self._inside), out)
         if self._books:
             for chunk in plan.chunks:
                 if chunk.joins is not None and (one := self._inside.get(chunk.request)) is not None:

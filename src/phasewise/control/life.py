@@ -98,7 +98,7 @@ class Life:
 
     def adopt(self) -> Adopt:
         """The order that makes it the next one's."""
-        return Adopt(self.next, self.request.id, self.epoch, self.emitted if self.moving else 0)
+        return Adopt(self.next, self.request.id, self.epoch, self.emitted if self.moving else 0, self.next == self.home)
 
     def evict(self) -> Evict:
         """The order to the one that it is to leave."""

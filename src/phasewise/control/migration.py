@@ -80,9 +80,9 @@ class Guest:
         self.tokens = 0
 
     @property
-    def granted(self) -> bool:
-        """Whether its blocks are there; of a live one also what was to be copied."""
-        return self.resident is not None and (self.pulled or not self.order.live)
+    def copied(self) -> bool:
+        """Of a live one whether so much is here as was asked for; no other is waited for."""
+        return self.pulled or not self.order.live
 
     @property
     def behind(self) -> bool:
@@ -91,46 +91,59 @@ class Guest:
 
 
 class CatchUp:
-    """The target's end: guests that are `short` of blocks for the tokens that are missing, until the next step boundary."""
+    """The target's end: guests that are `short` of blocks for the tokens that are missing, until the next step boundary.
 
-    __slots__ = ("_state", "short")
+    `decline` lets one go for a reason.
+    """
 
-    def __init__(self, state: InstanceState) -> None:
+    __slots__ = ("_decline", "_state", "short")
+
+    def __init__(self, state: InstanceState, decline: Callable[[Guest, str, list[Action]], None]) -> None:
         self._state = state
+        self._decline = decline
         self.short: list[Guest] = []
 
-    def fetch(self, guest: Guest, out: list[Action]) -> str:
-        """One that is behind: pull what is missing, at once if no more blocks are needed. Why that cannot be, if so."""
-        resident, limit = guest.resident, self._state.max_context
-        assert resident is not None
-        known = resident.request.prompt_tokens + guest.tokens - 1
+    def fetch(self, guest: Guest, out: list[Action]) -> bool:
+        """One that is behind: pull what is missing, at once if that needs no block. Whether to look at the next boundary."""
+        resident, known = _wanted(guest)
+        limit = self._state.max_context
         if known + 1 >= limit:
-            return f"{known} tokens and two more exceed the {limit} that fit"
+            self._decline(guest, f"{known} tokens and two more exceed the {limit} that fit", out)
+            return True
         if self._state.ledger.need(known) <= resident.blocks:
-            self._pull(guest, resident, known, out)
-        elif guest not in self.short:
+            self._pull(guest, out)
+            return False
+        if guest not in self.short:
             self.short.append(guest)
-        return ""
+        return True
 
-    def grow(self, out: list[Action]) -> list[Guest]:
-        """At a step boundary: blocks for those who are short, and the pull. Those for whom there are none."""
-        ledger, short = self._state.ledger, self.short
-        self.short = []
-        refused = []
+    def grow(self, out: list[Action]) -> None:
+        """At a step boundary: blocks for those who are short, and the pull; who finds none is declined."""
+        ledger = self._state.ledger
+        short, self.short = self.short, []
         for guest in short:
-            resident = guest.resident
-            assert resident is not None
-            known = resident.request.prompt_tokens + guest.tokens - 1
+            resident, known = _wanted(guest)
             if ledger.need(known) - resident.blocks > ledger.free:
-                refused.append(guest)
+                self._decline(guest, "no block is free for the tokens since it was copied", out)
             else:
                 ledger.hold(resident, known)
-                self._pull(guest, resident, known, out)
-        return refused
+                self._pull(guest, out)
 
-    def _pull(self, guest: Guest, resident: Resident, known: int, out: list[Action]) -> None:
+    def forget(self, guest: Guest) -> None:
+        """It will not come."""
+        if guest in self.short:
+            self.short.remove(guest)
+
+    def _pull(self, guest: Guest, out: list[Action]) -> None:
+        resident, known = _wanted(guest)
         start = resident.computed
         resident.computed = resident.known = known
         resident.generated = guest.tokens
         guest.pulled = False
         out.append(Pull(resident.id, resident.epoch, guest.order.source, known - start, start))
+
+
+def _wanted(guest: Guest) -> tuple[Resident, int]:
+    """A guest's blocks, and how many tokens they must cover: all but the last that is out."""
+    assert guest.resident is not None, "a guest is behind that holds no blocks"
+    return guest.resident, guest.resident.request.prompt_tokens + guest.tokens - 1

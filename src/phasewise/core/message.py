@@ -71,7 +71,7 @@ class Reserve(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=30):
     """Down: take blocks for a request whose prompt `source` computes, and pull its keys and values from there.
 
     `from_token` output tokens count as part of the prompt: earlier attempts', or all but the last that the source has emitted.
-    A `live` one decodes there meanwhile, and more will come of it: the answer is wanted when so much has been copied.
+    A `live` one decodes there meanwhile, and more will come of it.
     """
 
     replica: int
@@ -83,23 +83,26 @@ class Reserve(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=30):
 
 
 class Reserved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=31):
-    """Up: the blocks are there, and held; of a `live` request, what was asked for has been copied as well."""
+    """Up: the blocks are there, and held. Of a `live` request it is said again once what was asked for has been `copied`."""
 
     replica: int
     request: int
     epoch: int
+    copied: bool = True
 
 
 class Adopt(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
-    """Down: the request is yours as soon as all of it is there. At the source itself: keep it and go on.
+    """Down: the request is yours as soon as all of it is there.
 
     `tokens` output tokens are out by now (0: as many as were reserved for); what came since then is still to be fetched.
+    To the source itself (`back`): it is yours again, go on.
     """
 
     replica: int
     request: int
     epoch: int
     tokens: int = 0
+    back: bool = False
 
 
 class Adopted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=33):

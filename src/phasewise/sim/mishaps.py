@@ -106,8 +106,8 @@ class Mishaps:
     # --- the wire
 
     def to_instance(self, action: Any) -> None:
-        """The port of the cluster's messages."""
-        self._send(action.replica, action, (self._deaths[action.replica], action))
+        """The port of the cluster's messages. It sends to the process that it knows of, which may be gone."""
+        self._send(action.replica, action, (self._heard[action.replica], action))
 
     def to_cluster(self, replica: int) -> Callable[[Any], None]:
         """The port of a replica's messages."""
