@@ -123,10 +123,10 @@ class HandOver:
             granted = guest.resident is not None
             return [Reserved(self._replica, request, epoch, guest.copied) if granted else Accepted(request, epoch)]
         again = self._known(request, epoch)
+        if again is not None and not (again and isinstance(again[0], Declined)):
+            return again
         out: list[Action] = []
         self.supersede(request, epoch, out)
-        if again and not isinstance(again[0], Declined):
-            return again
         known = event.request.prompt_tokens + event.from_token
         limit = self._state.max_context
         if known + 1 >= limit:
@@ -238,6 +238,11 @@ class HandOver:
         elif (word := self.word(request, epoch)) is not None:
             out.append(word)
         return out or None
+
+    def outdated(self, request: int, epoch: int) -> bool:
+        """Whether a later attempt is on its way here, or parked."""
+        guest, parked = self.guests.get(request), self._state.parked.get(request)
+        return (guest is not None and guest.order.epoch > epoch) or (parked is not None and parked.epoch > epoch)
 
     def supersede(self, request: int, epoch: int, out: list[Action]) -> None:
         """A new attempt comes, so the one before it is dead: let go of what is kept for it, if that order was lost."""

@@ -127,8 +127,7 @@ class InstanceControl:
         state.arrived_ns = now_ns
         if self._reporter is not None:
             self._reporter.taken = request.id
-        out += self._nudge(now_ns, True)
-        return out
+        return out + self._nudge(now_ns, True) if out else self._nudge(now_ns, True)
 
     def _known(self, request: int, epoch: int) -> list[Action] | None:
         """What there is to say of an attempt that this replica has heard of before; None: it has not."""
@@ -137,9 +136,11 @@ class InstanceControl:
         if (here := self._hand.word(request, epoch)) is not None:
             return [here]
         resident = self._inside.get(request)
+        if self._hand.outdated(request, epoch) or (resident is not None and resident.epoch > epoch):
+            return []
         if resident is None:
             return None
-        if resident.epoch != epoch:
+        if resident.epoch < epoch:
             raise PlanError(f"request {request} comes to a replica that it is still inside")
         return [Accepted(request, epoch)]
 

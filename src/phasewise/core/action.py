@@ -84,7 +84,7 @@ class Enter(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
     request: int
     known: int
     cohort: str
-    tokens: int
+    tokens: int = 1
 
 
 class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
