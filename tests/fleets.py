@@ -123,3 +123,38 @@ def random_faults(draw: st.DrawFn, replicas: int, *, lossy: bool, until_ns: int 
             late = None if delay is None else delay * US
             faults.append(Mangles(name, share, late, at_ns, until or at_ns + 100_000))
     return Scenario(tuple(faults), draw(st.integers(0, 9)))
+
+
+@st.composite
+def random_moves(draw: st.DrawFn, replicas: int, *, lossy: bool, until_ns: int = 600_000, tick: int = 1) -> Scenario:
+    """Drains that move, early in the run, among other things that go wrong; `lossy`: orders of moves may be late or lost."""
+
+    def at(until: int) -> int:
+        return draw(st.integers(1, until // tick)) * tick
+
+    others = draw(st.one_of(st.just(Scenario()), random_faults(replicas, lossy=lossy, until_ns=until_ns, tick=tick)))
+    faults = [*others.faults]
+    for _ in range(draw(st.integers(1, 3))):
+        faults.append(Drains(at(until_ns // 3), draw(st.integers(0, replicas - 1)), True))
+    for _ in range(draw(st.integers(1, 3)) if lossy else 0):
+        late = draw(st.one_of(st.none(), st.integers(1, 90)))
+        at_ns = at(until_ns // 4)
+        share, name = draw(st.sampled_from([0.2, 0.5, 1.0])), draw(st.sampled_from([None, *MOVES]))
+        faults.append(Mangles(name, share, None if late is None else late * US, at_ns, at_ns + 100 * US))
+    return Scenario(tuple(faults), others.seed)
+
+
+MOVES = (
+    "evict",
+    "evicted",
+    "reserve",
+    "reserved",
+    "adopt",
+    "adopted",
+    "release",
+    "released",
+    "declined",
+    "submit",
+    "cancelled",
+)
+"""Messages on which a move hangs, as `Mangles` names them."""

@@ -104,7 +104,7 @@ def test_nothing_is_booked_when_nothing_is_inside(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         faults.append(Switches(data.draw(instants), data.draw(st.integers(0, 3)), data.draw(st.sampled_from(ROLES))))
     if data.draw(st.booleans()):
-        faults.append(Drains(data.draw(instants), data.draw(st.integers(0, 3))))
+        faults.append(Drains(data.draw(instants), data.draw(st.integers(0, 3)), data.draw(st.booleans())))
     scenario = Scenario(tuple(faults), 0, "random") if faults else None
     log = simulate(resolved, workload(rows, gone), physics=lambda i: ToyLatency(), scenario=scenario)
     s = log.summary

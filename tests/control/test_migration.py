@@ -93,7 +93,7 @@ def test_one_move_by_hand() -> None:
     # Of three tokens out the last is not computed: ten tokens are copied, until 43 us, while two more come.
     assert said(log, 1, Evicted) == [(31, Evicted(0, 0, 0, 3, False)), (51, Evicted(0, 0, 0, 5, True))]
     assert heard(log, 2, Reserve, Adopt) == [(33, Reserve(1, request, 0, 2, 0, True)), (53, Adopt(1, 0, 0, 5))]
-    assert said(log, 2, Pull) == [(33, Pull(0, 0, 0, 10)), (53, Pull(0, 0, 0, 2, 10))]
+    assert said(log, 2, Pull) == [(33, Pull(0, 0, 0, 10, 0, False)), (53, Pull(0, 0, 0, 2, 10, False))]
     assert [at for at, _ in heard(log, 2, Pulled)] == [43, 55]
     assert said(log, 2, Reserved) == [(33, Reserved(1, 0, 0, False)), (43, Reserved(1, 0, 0))]
     assert said(log, 2, Adopted) == [(55, Adopted(1, 0, 0))]
@@ -131,7 +131,7 @@ def test_both_replicas_hold_a_request_that_moves() -> None:
 def test_more_blocks_are_taken_at_the_next_step_boundary() -> None:
     """The target is in a step of its own until 62 us when the rest crosses into another block."""
     log = moved([(0, 14, 30), (2 * US, 4, 30)], Drains(25 * US, 0, True))
-    assert said(log, 2, Pull)[0] == (43, Pull(0, 0, 0, 16))
+    assert said(log, 2, Pull)[0] == (43, Pull(0, 0, 0, 16, 0, False))
     [(adopted, adopt)] = heard(log, 2, Adopt)
     (began, rest) = said(log, 2, Pull)[1]
     assert rest.start == 16
@@ -185,8 +185,11 @@ def test_a_drained_replica_stops_sooner_if_it_moves(moves: bool) -> None:
     took_s = (stopped_ns(log, 1) - middle_ns) / 1e9
     parked = [word for _, word in said(log, 2, Evicted) if word.parked]
     if moves:
-        assert len(parked) > 3
-        assert took_s < 0.5
+        assert len(parked) > 10
+        assert took_s < 0.1
+        rests = [pull.tokens for room in (1, 3, 4) for _, pull in said(log, room, Pull) if pull.start]
+        assert len(rests) == len(parked)
+        assert max(rests) < 16
     else:
         assert not parked
         assert took_s > 2
@@ -253,7 +256,7 @@ def test_a_source_that_has_come_back_has_nothing_to_fetch() -> None:
     log = moved([(0, 8, 30)], Drains(25 * US, 0, True), death, cold_start_s=0.0)
     assert [pull.start for _, pull in said(log, 2, Pull)] == [0, 10]
     [(_, declined)] = said(log, 2, Declined)
-    assert declined.reason == "replica 0, its source, has it no more"
+    assert declined.reason == "replica 0, its source, does not have it"
     assert log.tables.requests["attempts"].tolist() == [1]
 
 
@@ -347,7 +350,7 @@ def test_a_guest_that_cannot_grow_is_declined() -> None:
     hand = Hand(Greedy(), blocks=3)
     request = Request(0, 0, 8)
     order = Reserve(0, request, 0, 4, 1, True)
-    assert hand.take(order) == [Reserved(0, 0, 0, False), Pull(0, 0, 1, 12)]
+    assert hand.take(order) == [Reserved(0, 0, 0, False), Pull(0, 0, 1, 12, 0, False)]
     assert hand.take(order) == [Reserved(0, 0, 0, False)]
     assert hand.take(Pulled(0, 0, 1, 0, 12)) == [Reserved(0, 0, 0)]
     assert hand.take(order) == [Reserved(0, 0, 0)]
@@ -360,7 +363,7 @@ def test_a_guest_whose_rest_does_not_come_is_declined() -> None:
     hand = Hand(Greedy(), blocks=8)
     hand.take(Reserve(0, Request(0, 0, 8), 0, 4, 1, True))
     hand.take(Pulled(0, 0, 1, 0, 12))
-    assert hand.take(Adopt(0, 0, 0, 6)) == [Pull(0, 0, 1, 1, 12)]
+    assert hand.take(Adopt(0, 0, 0, 6)) == [Pull(0, 0, 1, 1, 12, False)]
     assert hand.take(Adopt(0, 0, 0, 6)) == []
     assert isinstance(hand.take(PullFailed(0, 0, "the link is lost"))[0], Declined)
     assert hand.ledger.free == 8

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleets import BATCHERS, LINKS, random_faults, random_roles, toy_fleet
+from fleets import BATCHERS, LINKS, random_faults, random_moves, random_roles, toy_fleet
 from phasewise.control.instance import InstanceControl
 from phasewise.control.loop import Loop
 from phasewise.control.pipeline import PipelineControl
@@ -233,6 +233,32 @@ def test_nothing_is_lost_between_pipelines(batcher: str, faults: bool, data: st.
         link=data.draw(st.sampled_from(LINKS)),
         patience_s=50e-6,
         stages=data.draw(st.lists(st.integers(1, 3), min_size=len(roles), max_size=len(roles))),
+    )
+    world, log = run(resolved, workload(rows, gone), scenario)
+    assert_nothing_is_lost(world, log, rows, gone)
+    assert_failures_have_a_reason(log)
+    assert not (log.tables.requests["outcome"] == Outcome.INSIDE).any()
+    replay(log, lambda i: ToyLatency())
+
+
+@pytest.mark.parametrize("lossy", [False, True], ids=["reliable wire", "lossy wire"])
+@pytest.mark.parametrize("batcher", BATCHERS)
+@given(data=st.data())
+@settings(max_examples=settings.default.max_examples)
+def test_nothing_is_lost_when_answers_move(batcher: str, lossy: bool, data: st.DataObject) -> None:
+    rows = data.draw(random_rows(most=14, prompt=40, output=40))
+    gone = data.draw(random_gone(rows))
+    roles = data.draw(random_roles())
+    scenario = data.draw(random_moves(len(roles), lossy=lossy))
+    resolved = toy_fleet(
+        roles,
+        batcher,
+        blocks=data.draw(st.integers(10, 30)),
+        link=data.draw(st.sampled_from(LINKS)),
+        wire_s=data.draw(st.sampled_from([0.0, 2e-6])),
+        patience_s=50e-6 if lossy else None,
+        host_blocks=data.draw(st.sampled_from([0, 6, 100])),
+        stages=data.draw(st.one_of(st.just([]), st.lists(st.integers(1, 3), min_size=len(roles), max_size=len(roles)))),
     )
     world, log = run(resolved, workload(rows, gone), scenario)
     assert_nothing_is_lost(world, log, rows, gone)

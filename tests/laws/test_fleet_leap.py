@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleets import BATCHERS, LINKS, random_faults, random_roles, toy_fleet
+from fleets import BATCHERS, LINKS, random_faults, random_moves, random_roles, toy_fleet
 from laws.test_no_oracle import actions_before, first_end_ns, permuted
 from phasewise.core.fault import Scenario
 from phasewise.core.spec import PolicySpec
@@ -36,11 +36,11 @@ def run(resolved: Any, load: Any, latency: Any, scenario: Scenario | None = None
     return simulate(resolved, load, physics=lambda i: latency, scenario=scenario)
 
 
-@pytest.mark.parametrize("faults", [False, True], ids=["sound", "faults"])
+@pytest.mark.parametrize("faults", [None, random_faults, random_moves], ids=["sound", "faults", "moves"])
 @pytest.mark.parametrize("batcher", BATCHERS)
 @given(data=st.data())
 @settings(max_examples=settings.default.max_examples // 2)
-def test_ties_in_whole_nanoseconds_are_exact(batcher: str, faults: bool, data: st.DataObject) -> None:
+def test_ties_in_whole_nanoseconds_are_exact(batcher: str, faults: Any, data: st.DataObject) -> None:
     rows = data.draw(random_rows(most=12, prompt=30, output=30, gap_ns=40_000))
     gone = data.draw(random_gone(rows))
     tick = 1_000
@@ -48,7 +48,7 @@ def test_ties_in_whole_nanoseconds_are_exact(batcher: str, faults: bool, data: s
     gone = {i: max(rows[i][0], at // tick * tick) for i, at in gone.items()}
     roles = data.draw(random_roles(most=3))
     lossy = data.draw(st.booleans())
-    scenario = data.draw(random_faults(len(roles), lossy=lossy, until_ns=300_000, tick=tick)) if faults else None
+    scenario = None if faults is None else data.draw(faults(len(roles), lossy=lossy, until_ns=300_000, tick=tick))
     resolved = toy_fleet(
         roles,
         batcher,

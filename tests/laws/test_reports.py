@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phasewise.control.replay import replay
+from phasewise.core.fault import Drains, Scenario
 from phasewise.core.message import Report
 from phasewise.core.spec import DECODE, PREFILL, PolicySpec, Resolved
 from phasewise.record.runlog import RunLog
@@ -64,10 +65,13 @@ def test_in_whole_nanoseconds_reports_are_the_same_to_the_last(arm: str, data: s
     )
     router = data.draw(st.sampled_from(ROUTERS))
     roles = data.draw(st.sampled_from([None, (PREFILL, PREFILL, DECODE, DECODE)])) if "wait" not in arm else None
+    drained = data.draw(st.lists(st.sampled_from([0, 2]), unique=True))
+    drains = tuple(Drains(data.draw(st.integers(1, 300)) * 1_000, i, True) for i in drained)
 
     def run(name: str) -> RunLog:
         resolved = toy_resolved(name, params, blocks, 8, replicas=4, wire_s=wire_s)
-        return simulate(fleet(router, resolved, report_s, roles), mixed(rows, gone), 3, physics=lambda i: latency)
+        own, scenario = fleet(router, resolved, report_s, roles), Scenario(drains) if drains else None
+        return simulate(own, mixed(rows, gone), 3, physics=lambda i: latency, scenario=scenario)
 
     leapt, stepped = run(batcher), run(f"single/{batcher}")
     for room in range(leapt.rooms):

@@ -73,7 +73,7 @@ class HandOver:
         self._most = share * ledger.blocks
         self._asked: deque[Guest] = deque()
         self.tier = HostTier(host_blocks, ledger)
-        self.evictions = Evictions(replica, state)
+        self.evictions = Evictions(replica, state, self.tier)
         self._catch_up = CatchUp(state, self._decline)
         self.guests: dict[int, Guest] = {}
         # Whether anybody may wait for blocks or a seat; looked at before every step.
@@ -290,7 +290,7 @@ class HandOver:
             resident.generated += 1  # its first token came with its prompt
             ledger.hold(resident, known)
             out.append(Reserved(self._replica, request.id, epoch, guest.copied))
-            out.append(Pull(request.id, epoch, guest.order.source, known))
+            out.append(Pull(request.id, epoch, guest.order.source, known, waits=not guest.order.live))
 
     def _waiting_blocks(self) -> int:
         return sum(guest.resident.blocks for guest in self.guests.values() if guest.resident is not None)

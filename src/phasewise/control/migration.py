@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from phasewise.control.hosttier import HostTier
 from phasewise.core.action import Action, Forget, Pull
 from phasewise.core.message import Evicted, Reserve
 from phasewise.core.resident import Resident
@@ -19,11 +20,12 @@ from phasewise.core.view import InstanceState
 class Evictions:
     """The source's end. `asked` are those that are in flight: whether most of each is copied already."""
 
-    __slots__ = ("_replica", "_state", "asked")
+    __slots__ = ("_replica", "_state", "_tier", "asked")
 
-    def __init__(self, replica: int, state: InstanceState) -> None:
+    def __init__(self, replica: int, state: InstanceState, tier: HostTier) -> None:
         self._replica = replica
         self._state = state
+        self._tier = tier
         self.asked: dict[int, bool] = {}
 
     def due(self, flies: Callable[[Resident], bool], inside: dict[int, Resident]) -> list[tuple[Resident, bool]]:
@@ -38,7 +40,7 @@ class Evictions:
         return found
 
     def answer(self, resident: Resident, copied: bool, inside: dict[int, Resident], out: list[Action]) -> bool:
-        """What becomes of one that is between two steps: parked, or told how far it is. False: it waits in the queue."""
+        """What becomes of one that is between two steps: parked, or told how far it is. False: it waits for memory."""
         state, request = self._state, resident.id
         if request in state.running:
             if resident.cohort is None:
@@ -51,7 +53,7 @@ class Evictions:
         elif resident in state.landed:
             state.landed.remove(resident)
         else:
-            return resident not in state.waiting
+            return resident not in state.waiting and resident not in self._tier.out
         self.park(resident, inside, out)
         return True
 
@@ -140,7 +142,7 @@ class CatchUp:
         resident.computed = resident.known = known
         resident.generated = guest.tokens
         guest.pulled = False
-        out.append(Pull(resident.id, resident.epoch, guest.order.source, known - start, start))
+        out.append(Pull(resident.id, resident.epoch, guest.order.source, known - start, start, waits=False))
 
 
 def _wanted(guest: Guest) -> tuple[Resident, int]:

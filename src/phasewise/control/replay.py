@@ -9,7 +9,7 @@ from __future__ import annotations
 from phasewise.control.ports import Room
 from phasewise.control.rooms import Beliefs, open_cluster, open_instance
 from phasewise.core.errors import LogError
-from phasewise.core.event import Began
+from phasewise.core.event import Died
 from phasewise.record.roomlog import read_segment
 from phasewise.record.runlog import RunLog
 
@@ -23,10 +23,12 @@ def replay(log: RunLog, beliefs: Beliefs | None = None) -> int:
     count = 0
     for number, segment in log.segments():
         for at_ns, event, actions in read_segment(segment):
-            # A process that begins has a room of its own, that remembers nothing.
-            if number not in rooms or type(event) is Began:
+            if number not in rooms:
                 rooms[number] = _open(log, number, beliefs)
             again = rooms[number].handlers[type(event)](event, at_ns)
+            if type(event) is Died:
+                # The next process has a room of its own, that remembers nothing.
+                del rooms[number]
             if again != actions:
                 name = f"replica {number - 1}" if number else "the cluster"
                 raise LogError(f"{name} at {at_ns} ns: {event} gave {actions} and now gives {again}")

@@ -90,7 +90,8 @@ class Enter(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
 class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
     """To the link: fetch the keys and values of `tokens` tokens of a request from `source`, as they are there.
 
-    They come after the first `start` tokens, which have been fetched before; then the source must have it still.
+    They come after the first `start` tokens, which have been fetched before. Unless it `waits`, the source has them by now, or
+    the pull fails; otherwise they may still have to be computed.
     """
 
     request: int
@@ -98,6 +99,7 @@ class Pull(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
     source: int
     tokens: int
     start: int = 0
+    waits: bool = True
 
 
 class Drop(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=50):

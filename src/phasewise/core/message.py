@@ -164,9 +164,9 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38):
 class Evict(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=43):
     """Down: the request is to leave `replica`, and will be adopted elsewhere.
 
-    One that waits to be computed is let go at once (`Cancelled`); one whose prompt is being computed leaves after it
-    (`PromptDone`); one that decodes goes on, and the answer says how far it is (`Evicted`). Once so much of it has been
-    `copied`, it is kept for the other replica at the next step boundary, and runs no more.
+    One that waits to be computed, or in host memory, is let go at once (`Cancelled`); one whose prompt is being computed leaves
+    after it (`PromptDone`); one that decodes goes on, and the answer says how far it is (`Evicted`). Once so much of it has
+    been `copied`, it is kept for the other replica at the next step boundary, and runs no more.
     """
 
     replica: int

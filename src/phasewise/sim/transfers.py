@@ -98,8 +98,8 @@ class Transfers:
             self._fail(transfer, f"the link from replica {action.source} is lost")
         elif self._there(action.source, action.request, action.epoch):
             self._begin(transfer)
-        elif action.start:
-            self._fail(transfer, f"replica {action.source}, its source, has it no more")
+        elif not action.waits:
+            self._fail(transfer, f"replica {action.source}, its source, does not have it")
         else:
             self.waiting.setdefault(action.source, []).append(transfer)
             self._overlap(transfer)
