@@ -13,8 +13,8 @@ from hands import Greedy, Hand
 from laws.test_fleet import assert_nothing_is_lost, run
 from phasewise.control.replay import replay
 from phasewise.core.action import Enter, Forget, Outcome, Pull
-from phasewise.core.event import HOST, Pulled, PullFailed
-from phasewise.core.fault import Cuts, Dies, Drains, Scenario, Starts
+from phasewise.core.event import HOST, Began, Pulled, PullFailed
+from phasewise.core.fault import Cuts, Dies, Drains, Mangles, Scenario, Starts
 from phasewise.core.message import (
     Adopt,
     Adopted,
@@ -279,6 +279,21 @@ def test_it_does_not_come_back_to_where_it_has_been(replicas: int) -> None:
     faults = Drains(25 * US, 0, True), Dies(70 * US, 0, 75 * US), Drains(150 * US, 1, True)
     log = moved([(0, 8, 30)], *faults, roles=("mixed",) * replicas)
     assert [int(spans["tokens"].sum()) for spans in log.tables.spans] == ([5, 25] if replicas == 2 else [5, 13, 12])
+    assert outcomes(log) == [Outcome.FINISHED]
+
+
+def test_a_replica_that_is_started_again_before_it_has_stopped_is_the_same_process() -> None:
+    """Empty but for what it keeps until a late release comes: a replay must not take it for a new one."""
+    late = Mangles("release", 1.0, 89 * US, 0, 200 * US)
+    log = moved(
+        [(30 * US, 8, 30)],
+        Starts(US, 0),
+        Drains(55 * US, 0, True),
+        late,
+        Starts(120 * US, 0),
+        patience_s=200e-6,
+    )
+    assert [type(event) for _, event in heard(log, 1, Began, Release)] == [Began, Began, Release]
     assert outcomes(log) == [Outcome.FINISHED]
 
 
