@@ -115,6 +115,9 @@ def test_one_move_by_hand() -> None:
         ("decode", 1, 55, 305),
     ]
     assert stopped_ns(log, 0) == 56 * US
+    fleet = log.summary["fleet"]
+    assert [fleet["handed_over"], *(group["sent"] for group in fleet["groups"])] == [1, 1, 0]
+    assert fleet["transfer_s"]["mean"] == pytest.approx(6e-6)
     assert log.tables.requests["attempts"].tolist() == [0]
 
 

@@ -62,7 +62,7 @@ def fleet(header: Header, tables: Tables) -> dict[str, Any]:
         )
     return {
         "groups": found,
-        "handed_over": sum(len(table) for table in tables.transfers),
+        "handed_over": sum(_ways(table) for table in tables.transfers),
         "transfer_s": _lengths(tables.transfers),
         "retries": int(tables.requests["attempts"].sum()),
         "replicas_lost": sum(len(one.deaths) for one in there),
@@ -95,12 +95,18 @@ def _work(tables: Sequence[NDArray[Any]], present_ns: int) -> dict[str, float | 
 def _handed(tables: Tables, mine: Sequence[int]) -> dict[str, Any]:
     """Requests that these replicas gave to others and took in from others, and how long the latter were under way."""
     received = [tables.transfers[i] for i in mine]
-    sent = sum(int(np.isin(table["source"], mine).sum()) for table in tables.transfers)
+    sent = sum(_ways(table[np.isin(table["source"], mine)]) for table in tables.transfers)
     return {
         "sent": sent,
-        "received": sum(len(table) for table in received),
+        "received": sum(map(_ways, received)),
         "transfer_s": _lengths(received),
     }
+
+
+def _ways(table: NDArray[Any]) -> int:
+    """How many requests came to a replica, once from each other: an answer that moves is fetched in two parts."""
+    source = table["source"].astype(np.int64)
+    return len(np.unique((source << 32) + table["request"]))
 
 
 def _lengths(tables: Sequence[NDArray[Any]]) -> dict[str, float | None]:

@@ -187,7 +187,7 @@ def _waits(line: _Line) -> _Gaps:
     cut = np.where(splits, np.clip(death, since, begin), begin)
     bereft = ~first & anew & ((left == LOST) & ~moved | splits & (death <= begin))
     where = np.where(waits == QUEUE, -1, home)
-    return _Gaps(cut, waits, np.where(anew, BEREFT, HANDOVER), where, np.where(anew, home, source), bereft)
+    return _Gaps(cut, waits, np.where(anew, BEREFT, HANDOVER), where, np.where(anew, home, rows["source"]), bereft)
 
 
 def _joined(table: NDArray[Any]) -> NDArray[Any]:
