@@ -60,10 +60,16 @@ class Hand:
     """The room with levers: each returns the actions that the room asks for."""
 
     def __init__(
-        self, batcher: Any, blocks: int = 32, block_tokens: int = 4, max_context: int = 64, lanes: int = 1
+        self,
+        batcher: Any,
+        blocks: int = 32,
+        block_tokens: int = 4,
+        max_context: int = 64,
+        lanes: int = 1,
+        forgetful: bool = True,
     ) -> None:
         self.ledger = BlockLedger(blocks, block_tokens)
-        self.room = InstanceControl(batcher, self.ledger, max_context, lanes)
+        self.room = InstanceControl(batcher, self.ledger, max_context, lanes, forgetful=forgetful)
         self.state = self.room.state
         self.now_ns = 0
         self.flying: dict[int, Run] = {}

@@ -12,7 +12,7 @@ from fleets import toy_fleet
 from hands import Greedy, Hand
 from laws.test_fleet import assert_nothing_is_lost, run
 from phasewise.control.replay import replay
-from phasewise.core.action import Enter, Forget, Outcome, Pull
+from phasewise.core.action import Drop, Enter, Forget, Outcome, Pull
 from phasewise.core.event import HOST, Began, Pulled, PullFailed
 from phasewise.core.fault import Cuts, Dies, Drains, Mangles, Scenario, Starts
 from phasewise.core.message import (
@@ -28,6 +28,7 @@ from phasewise.core.message import (
     Released,
     Reserve,
     Reserved,
+    Submit,
 )
 from phasewise.core.request import Request
 from phasewise.core.spec import Deployment, LinkSpec, PolicySpec, ReplicaSpec
@@ -397,3 +398,61 @@ def test_one_that_is_not_seated_yet_goes_on() -> None:
     assert hand.take(Evict(0, 1, 0))[:2] == [Evicted(0, 1, 0, 1, True), Forget(1)]
     assert list(hand.state.parked) == [1]
     assert hand.take(Cancel(0, 1, 0))[0] == Cancelled(1, 0, 1, 0)
+
+
+# Orders that come late, where messages get lost -----------------------------------------------------------------------------
+
+
+def parked() -> Hand:
+    """A room that remembers, with a request whose prompt is done and that waits to be adopted elsewhere."""
+    hand = Hand(Greedy(), forgetful=False)
+    hand.take(Submit(0, Request(0, 0, 8), 0, 0, False))
+    assert hand.done() == [PromptDone(0, 0, 0, 1)]
+    return hand
+
+
+def test_an_order_that_comes_after_the_release_changes_nothing() -> None:
+    hand = parked()
+    hand.take(Release(0, 0, 0))
+    for late in (Submit(0, Request(0, 0, 8), 0, 0, False), Evict(0, 0, 0, True), Cancel(0, 0, 0)):
+        assert hand.take(late) == [Released(0, 0, 0)]
+    assert hand.ledger.free == hand.ledger.blocks
+
+
+def test_the_order_by_which_it_came_does_not_wake_it_where_it_was_parked() -> None:
+    """An `Adopt` that is repeated late: only one that says so gives the request back to its source."""
+    hand = parked()
+    assert hand.take(Adopt(0, 0, 0)) == [PromptDone(0, 0, 0, 1)]
+    assert list(hand.state.parked) == [0]
+    assert hand.take(Adopt(0, 0, 0, back=True))[0] == Adopted(0, 0, 0)
+    assert not hand.state.parked
+
+
+def test_a_new_attempt_ends_what_the_old_one_left() -> None:
+    """The release was lost, and the next attempt comes to the same replica; the order of the old one comes again after it."""
+    hand = parked()
+    hand.submit(0, 12, epoch=1)
+    assert not hand.state.parked
+    assert hand.ledger.blocks - hand.ledger.free == hand.ledger.need(12)
+    assert hand.take(Submit(0, Request(0, 0, 8), 0, 0, False)) == []
+    hand.done()
+    hand.done(0, steps=3)
+    assert hand.ledger.free == hand.ledger.blocks
+
+
+def test_a_new_reservation_ends_the_old_one() -> None:
+    hand = Hand(Greedy(), forgetful=False)
+    hand.take(Reserve(0, Request(0, 0, 8), 0, 0, 1))
+    assert hand.take(Reserve(0, Request(0, 0, 12), 1, 0, 1)) == [Drop(0, 0), Reserved(0, 0, 1), Pull(0, 1, 1, 12)]
+    assert hand.ledger.blocks - hand.ledger.free == hand.ledger.need(12)
+    assert hand.take(Reserve(0, Request(0, 0, 8), 0, 0, 1)) == []
+
+
+def test_a_reservation_that_was_cancelled_can_be_made_again() -> None:
+    """A late answer to the first was countered with a cancel; the request came this way once more, in the same attempt."""
+    hand = Hand(Greedy(), forgetful=False)
+    order = Reserve(0, Request(0, 0, 8), 0, 0, 1)
+    hand.take(order)
+    hand.cancel(0)
+    assert isinstance(hand.take(Adopt(0, 0, 0))[0], Declined)
+    assert hand.take(order)[0] == Reserved(0, 0, 0)

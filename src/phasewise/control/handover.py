@@ -123,7 +123,7 @@ class HandOver:
             granted = guest.resident is not None
             return [Reserved(self._replica, request, epoch, guest.copied) if granted else Accepted(request, epoch)]
         again = self._known(request, epoch)
-        if again is not None and not (again and isinstance(again[0], Declined)):
+        if again is not None and not (again and isinstance(again[0], Declined | Cancelled)):
             return again
         out: list[Action] = []
         self.supersede(request, epoch, out)
@@ -150,7 +150,7 @@ class HandOver:
             self._given(request, now_ns, out, False)
         else:
             word = self._known(request, epoch)
-            if word is None:
+            if word is None or (word and isinstance(word[0], Cancelled)):
                 return [Declined(self._replica, request, epoch, "it is not here")]
             here = request in self._inside or self.kept(request, epoch) is not None
             return [Adopted(self._replica, request, epoch)] if here else word
