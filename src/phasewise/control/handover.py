@@ -133,8 +133,10 @@ class HandOver:
             reason = f"{known} tokens and two more exceed the {limit} that fit"
             out.append(Declined(self._replica, request, epoch, reason))
             return self._given(request, now_ns, out, True)
-        fits = self._ask(event)
-        return self._given(request, now_ns, self._after(now_ns, out) if fits or out else [], False)
+        fits = self._ask(event) or bool(out)
+        # Whether it fits may hang on how far a leap is booked: what is reported must not.
+        out = self._given(request, now_ns, out, False)
+        return self._after(now_ns, out) if fits else out
 
     def _adopt(self, event: Adopt, now_ns: int) -> list[Action]:
         request, epoch = event.request, event.epoch
