@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,7 +68,8 @@ def test_a_tampered_log_is_found_out() -> None:
     records = {room: list(log.records(room)) for room in range(log.rooms)}
     at_ns, event, _ = records[0][-1]
     records[0][-1] = (at_ns, event, [Ended(1, Outcome.CANCELLED, 5)])
-    log.records = lambda room: iter(records[room])  # type: ignore[method-assign, assignment, return-value]
+    written = [(room, msgspec.msgpack.encode(records[room])) for room in records]
+    log.segments = lambda: iter(written)  # type: ignore[method-assign, assignment, return-value]
     with pytest.raises(LogError, match="the cluster at"):
         replay(log)
 
