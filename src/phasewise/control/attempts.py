@@ -55,10 +55,13 @@ class Attempts:
         if homes is None:
             self.wait(life, now_ns, out, PREFILL, reason)
             return
-        if type(homes) is int:
-            prefill = decode = homes
-        else:
-            prefill, decode = self._apart(homes, out)  # type: ignore[arg-type]
+        if type(homes) is int and view.whole[homes]:
+            life.home = homes
+            if self.keeps:
+                self._keep(life)
+            out.append(Submit(homes, request, life.epoch, life.delivered))
+            return
+        prefill, decode = (homes, homes) if isinstance(homes, int) else self._apart(homes, out)
         role = view.roles[prefill]
         if not view.open[prefill] or role == DECODE:
             raise PlanError(f"request {request.id} is sent to replica {prefill}, which serves no prompts now")

@@ -45,11 +45,11 @@ class Booked:
 class ClusterView:
     """Roles and states of all replicas, and what they last reported.
 
-    `roles` by replica; `open` are those that may be given work; `barred` those that cannot serve the request at hand.
-    `blocks` is each one's KV memory. `decodes`, `context`, `free` and `waiting` are as reported (`Report`), `at_ns` is when
-    (-1: never). What is asked for at an instant comes as whole numbers in floats, which mix with times at no cost. `predicted`
-    are the output tokens that a predictor says the request at hand will have from here on (None: it says nothing). `booked` is
-    kept for a router that `books`.
+    `roles` by replica; `open` are those that may be given work, `whole` those of them that serve both phases; `barred` those
+    that cannot serve the request at hand. `blocks` is each one's KV memory. `decodes`, `context`, `free` and `waiting` are as
+    reported (`Report`), `at_ns` is when (-1: never). What is asked for at an instant comes as whole numbers in floats, which
+    mix with times at no cost. `predicted` are the output tokens that a predictor says the request at hand will have from now on
+    (None: it says nothing). `booked` is kept for a router that `books`.
     """
 
     def __init__(self, roles: Sequence[str], blocks: Sequence[int], block_tokens: int = 1) -> None:
@@ -81,9 +81,11 @@ class ClusterView:
         self._sent_tokens: Floats = np.zeros(n)
         self._guest_tokens: Floats = np.zeros(n)
         self._beside: Floats = np.zeros(n)
+        self.whole: list[bool]
         self._able: dict[str, list[int]] = {}
         self._index: dict[str, Ints] = {}
         self._pools: dict[str, Ints] = {}
+        self._changed()
 
     def able(self, phase: str) -> list[int]:
         """The open replicas that serve a phase (`prefill`, `decode`; `mixed`: both), but for the barred; in order."""
@@ -193,6 +195,7 @@ class ClusterView:
         self._changed()
 
     def _changed(self) -> None:
+        self.whole = [open_ and role == MIXED for open_, role in zip(self.open, self.roles, strict=True)]
         self._able.clear()
         self._index.clear()
         self._pools.clear()
