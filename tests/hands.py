@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phasewise.control.instance import InstanceControl
+from phasewise.control.setup import Setup
 from phasewise.core.action import Action, Run, WakeAt
 from phasewise.core.event import StepDone, Woken
 from phasewise.core.kv import BlockLedger
@@ -69,7 +70,7 @@ class Hand:
         forgetful: bool = True,
     ) -> None:
         self.ledger = BlockLedger(blocks, block_tokens)
-        self.room = InstanceControl(batcher, self.ledger, max_context, lanes, forgetful=forgetful)
+        self.room = InstanceControl(Setup(batcher, self.ledger, max_context, forgetful=forgetful), lanes)
         self.state = self.room.state
         self.now_ns = 0
         self.flying: dict[int, Run] = {}

@@ -8,6 +8,7 @@ import pytest
 
 from hands import Greedy, Script, whole
 from phasewise.control.pipeline import PipelineControl
+from phasewise.control.setup import Setup
 from phasewise.core.action import Action, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
 from phasewise.core.event import StepDone, Woken
@@ -24,7 +25,7 @@ class Room:
 
     def __init__(self, batcher: Any, pipes: int = 2, blocks: int = 32) -> None:
         self.ledger = BlockLedger(blocks, 4)
-        self.room = PipelineControl(batcher, self.ledger, 64, pipes)
+        self.room = PipelineControl(Setup(batcher, self.ledger, 64), pipes)
         self.now_ns = 0
         self.flying: dict[int, Run] = {}
 

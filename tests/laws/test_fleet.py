@@ -60,9 +60,9 @@ class Audited:
             if type(action) is Run:
                 single = action.repeat == 1 and action.decodes
                 self.promised = sum(state.cohorts[n].crossing(1) for n in action.plan.cohorts) if single else 0
-        guests = [g.resident for g in self.room._hand.guests.values() if g.resident is not None]
+        guests = [g.resident for g in self.room._lobby.guests.values() if g.resident is not None]
         landed = [r for r in state.landed if r not in guests]
-        back = self.room._hand.tier.coming
+        back = self.room._lobby.tier.coming
         holders: list[Resident] = [*state.running.values(), *state.parked.values(), *guests, *landed, *back]
         assert len({id(r) for r in holders}) == len(holders)
         assert len({r.id for r in holders}) == len(holders)
@@ -78,12 +78,12 @@ class Audited:
         held = coming = 0
         for pipe in pipes:
             state = pipe.state
-            guests = [g.resident for g in pipe._hand.guests.values() if g.resident is not None]
+            guests = [g.resident for g in pipe._lobby.guests.values() if g.resident is not None]
             landed = [r for r in state.landed if r not in guests]
             held += sum(
                 map(
                     ledger.held,
-                    [*state.running.values(), *state.parked.values(), *guests, *landed, *pipe._hand.tier.coming],
+                    [*state.running.values(), *state.parked.values(), *guests, *landed, *pipe._lobby.tier.coming],
                 )
             )
             flying = pipe._lanes[0].run is not None

@@ -42,7 +42,7 @@ class Books:
                 return
             taken += sum(cohort.crossing(1) for cohort in room._lanes[0].cohorts)
         self.taken[replica, at_ns] = taken
-        guests = [guest for guest in room._hand.guests.values() if guest.resident is not None and not guest.pulled]
+        guests = [guest for guest in room._lobby.guests.values() if guest.resident is not None and not guest.pulled]
         self.coming[replica, at_ns] = [(guest.order.request.id, guest.resident.blocks) for guest in guests]
 
 

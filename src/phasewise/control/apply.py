@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from phasewise.control.check import check_chunk, check_chunks, check_preempted, find_waiting
-from phasewise.control.handover import HandOver
+from phasewise.control.lobby import Lobby
 from phasewise.core.action import Regroup
 from phasewise.core.errors import PlanError
 from phasewise.core.kv import BlockLedger
@@ -77,14 +77,14 @@ def spend(repeat: int | None, cohorts: tuple[Cohort, ...], ledger: BlockLedger, 
     return repeat
 
 
-def preempt(plan: StepPlan, state: InstanceState, hand: HandOver) -> None:
+def preempt(plan: StepPlan, state: InstanceState, lobby: Lobby) -> None:
     """Move the preempted to host memory where there is room, and else to the front of the queue, to be recomputed."""
     check_preempted(plan, state)
     for request in plan.preempt:
         resident = state.running[request]
         decodes = resident.cohort is not None
         vacate(resident, state)
-        if decodes and hand.swap_out(resident):
+        if decodes and lobby.swap_out(resident):
             continue
         resident.known = resident.request.prompt_tokens + resident.generated
         resident.computed = 0

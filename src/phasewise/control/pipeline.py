@@ -11,47 +11,34 @@ of other pipes, no batcher may preempt these; then the room preempts the one tha
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from phasewise.control.apply import preempt
+from phasewise.control.desk import Desk
 from phasewise.control.instance import InstanceControl
 from phasewise.control.ports import Handlers
-from phasewise.control.reporter import Face, Reporter
+from phasewise.control.reporter import Face
+from phasewise.control.setup import Setup
 from phasewise.core.action import Action, Enter, Perished, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
 from phasewise.core.event import Began, Died, StepDone, Woken
-from phasewise.core.kv import BlockLedger
 from phasewise.core.message import Evict, Reserve, SetRole, Submit
 from phasewise.core.resident import Resident
 from phasewise.core.step import AWAY, Chunk, StepPlan
 from phasewise.core.view import MOST_COHORTS, InstanceState
-from phasewise.policy.roles import Batcher
 
 
 class Pipe(InstanceControl):
-    """The room of one micro-batch at a time, on a lane that it takes for the only one. `first` is the pipe whose queue it
-    serves (None: itself). Its plans run once, because others spend the same blocks."""
+    """The room of one micro-batch at a time, on a lane that it takes for the only one. `desk` and `queue` are those of all.
 
-    def __init__(
-        self,
-        batcher: Batcher,
-        ledger: BlockLedger,
-        max_context: int,
-        first: Pipe | None,
-        replica: int = 0,
-        forgetful: bool = True,
-        books: bool = False,
-        host_blocks: int = 0,
-    ) -> None:
-        super().__init__(batcher, ledger, max_context, 1, replica, None, forgetful, books, host_blocks)
+    Its plans run once, because others spend the same blocks.
+    """
+
+    def __init__(self, setup: Setup, desk: Desk, queue: deque[Resident]) -> None:
+        super().__init__(setup, 1, desk)
         self._alone = False
-        if first is not None:
-            self.state.waiting = first.state.waiting
-            self._share(first._inside, first._told)
-
-    def _nudge(self, now_ns: int, heed_closed: bool) -> list[Action]:
-        """Nothing: the pipeline has its pipes woken together."""
-        return []
+        self.state.waiting = queue
 
     def _ask(self, now_ns: int, out: list[Action]) -> list[Action]:
         """Nothing: the pipeline says who is asked, and in which order."""
@@ -59,17 +46,18 @@ class Pipe(InstanceControl):
 
     def ask(self, now_ns: int) -> list[Action]:
         """What the batcher plans for the lane, which is free; it is asked only if it has somebody to run."""
-        busy = self.state.running or self.state.waiting or self._hand.busy
+        busy = self.state.running or self.state.waiting or self._lobby.busy
         return super()._ask(now_ns, []) if busy else []
 
     def heed(self, event: Submit, now_ns: int) -> None:
         """A request has come to the queue that the pipes share."""
         self.state.arrived_ns = now_ns
-        self._passing = self._passing or not event.stays
+        if not event.stays:
+            self._leavers.expect()
 
     def expect_leaving(self) -> None:
         """Some of its requests may leave after their prompts."""
-        self._passing = True
+        self._leavers.expect()
 
     def knows(self, request: int) -> bool:
         """Whether a request is its own: it runs, is parked, or is on its way here."""
@@ -78,45 +66,34 @@ class Pipe(InstanceControl):
     @property
     def load(self) -> int:
         """Requests that are its own, or will be."""
-        return len(self.state.running) + self._hand.coming()[0]
+        return len(self.state.running) + self._lobby.coming()[0]
 
     @property
     def face(self) -> Face:
         """What a report is made of."""
-        return self.state, self._hand
+        return self.state, self._lobby
 
     def put_back(self, resident: Resident) -> None:
         """Preempt one of its residents."""
-        preempt(StepPlan(preempt=(resident.id,)), self.state, self._hand)
+        preempt(StepPlan(preempt=(resident.id,)), self.state, self._lobby)
 
 
 class PipelineControl:
-    """One replica of `pipes` stages; arguments and `handlers` as in `InstanceControl`."""
+    """One replica of `pipes` stages; `handlers` as in `InstanceControl`."""
 
-    def __init__(
-        self,
-        batcher: Batcher,
-        ledger: BlockLedger,
-        max_context: int,
-        pipes: int,
-        replica: int = 0,
-        reporter: Reporter | None = None,
-        forgetful: bool = True,
-        books: bool = False,
-        host_blocks: int = 0,
-    ) -> None:
-        more = (replica, forgetful, books, host_blocks // pipes)
-        first = Pipe(batcher, ledger, max_context, None, *more)
-        others = (Pipe(batcher, ledger, max_context, first, *more) for _ in range(pipes - 1))
-        self.pipes = (first, *others)
-        self.handlers: Handlers = dict.fromkeys(first.handlers, self._about_request)
+    def __init__(self, setup: Setup, pipes: int) -> None:
+        # The desk has no lanes, because pipes are asked together, and no reporter: one reports of all.
+        each = setup._replace(reporter=None, host_blocks=setup.host_blocks // pipes)
+        desk, queue = Desk(each, {}), deque[Resident]()
+        self.pipes = tuple(Pipe(each, desk, queue) for _ in range(pipes))
+        self.handlers: Handlers = dict.fromkeys(self.pipes[0].handlers, self._about_request)
         self.handlers |= {StepDone: self._step_done, Submit: self._submit, Woken: self._woken}
         self.handlers |= {Reserve: self._reserve, Evict: self._evict, SetRole: self._set_role}
         self.handlers |= {Died: self._died, Began: self._began}
-        self._reporter = reporter
+        self._reporter = reporter = setup.reporter
         if reporter is not None:
             reporter.look([pipe.face for pipe in self.pipes], None)
-        self._ledger = ledger
+        self._ledger = setup.ledger
         # The run in flight on each lane.
         self._flying: list[int | None] = [None] * pipes
         self._waking = False

@@ -10,9 +10,9 @@ in a leap: so a change that comes too early for the next report is told when its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from phasewise.control.handover import HandOver
 from phasewise.control.lane import Lane
 from phasewise.core.action import Action, Run, WakeAt
 from phasewise.core.message import Report
@@ -20,7 +20,17 @@ from phasewise.core.step import Piece, total_ns
 from phasewise.core.view import InstanceState
 from phasewise.perf.latency import LatencyModel
 
-Face = tuple[InstanceState, HandOver]
+
+class Door(Protocol):
+    """Who is on the way in: `guests` by request, and of all who will decode how many there are, and their tokens of context."""
+
+    @property
+    def guests(self) -> Mapping[int, Any]: ...
+
+    def coming(self) -> tuple[int, int]: ...
+
+
+Face = tuple[InstanceState, Door]
 """What is inside, and what is on its way in: one of a replica, or one of each pipe."""
 
 _AHEAD = 64  # iterations that are looked ahead at first in a plan without an end; then eight times as many, and so on
@@ -62,7 +72,7 @@ class Reporter:
         """Report of these faces, which share one queue and one ledger, and of how far a lane is (None: of no progress)."""
         self._faces, self._lane = faces, lane
         self._books = [
-            (state.running, state.prefilling, state.parked, hand.guests, state.landed) for state, hand in faces
+            (state.running, state.prefilling, state.parked, door.guests, state.landed) for state, door in faces
         ]
 
     def rung(self, now_ns: int) -> None:
@@ -93,15 +103,15 @@ class Reporter:
         waiting, free = faces[0][0].waiting, faces[0][0].ledger.free
         for resident in waiting:
             queued += resident.known - resident.computed
-        for state, hand in faces:
+        for state, door in faces:
             begun += len(state.prefilling)
             for resident in state.prefilling.values():
                 queued += resident.known - resident.computed
             for cohort in state.cohorts.values():
                 decodes += cohort.count
                 context += cohort.context
-            if hand.guests or state.landed:
-                more, tokens = hand.coming()
+            if door.guests or state.landed:
+                more, tokens = door.coming()
                 guests += more
                 guest_tokens += tokens
         next_ns, step_ns, slope_ns = -1, 0.0, 0.0

@@ -8,6 +8,7 @@ from phasewise.control.cluster import ClusterControl
 from phasewise.control.instance import InstanceControl
 from phasewise.control.pipeline import PipelineControl
 from phasewise.control.reporter import Reporter
+from phasewise.control.setup import Setup
 from phasewise.core.kv import BlockLedger
 from phasewise.core.prefix import PrefixLedger
 from phasewise.core.spec import Resolved
@@ -47,9 +48,14 @@ def open_instance(
     if getattr(router, "watches", False):
         belief = latency_model(deployment, resolved.model, spec) if beliefs is None else beliefs(replica)
         reporter = Reporter(replica, to_ns(deployment.report_s), belief)
-    forgetful = deployment.patience_s is None
-    books = getattr(router, "books", False)
-    host = spec.host_blocks if getattr(batcher, "swaps", False) else 0
-    if spec.pp > 1:
-        return PipelineControl(batcher, ledger, spec.max_context, spec.pp, replica, reporter, forgetful, books, host)
-    return InstanceControl(batcher, ledger, spec.max_context, 1, replica, reporter, forgetful, books, host)
+    setup = Setup(
+        batcher,
+        ledger,
+        spec.max_context,
+        replica,
+        reporter,
+        forgetful=deployment.patience_s is None,
+        books=getattr(router, "books", False),
+        host_blocks=spec.host_blocks if getattr(batcher, "swaps", False) else 0,
+    )
+    return InstanceControl(setup) if spec.pp == 1 else PipelineControl(setup, spec.pp)
