@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from phasewise.control.instance import InstanceControl
 from phasewise.core.event import Died
+from phasewise.core.fault import Dies, Scenario, Starts
+from phasewise.core.spec import DECODE, PREFILL
 from phasewise.record.held import held
 from watched import LINKS, ROLES, clients_who_leave, fleet, ran, random_mishaps
 from worlds import random_rows, workload
@@ -66,3 +68,11 @@ def test_what_is_held_is_what_the_ledger_gave_out(wire_s: float, data: st.DataOb
             if mishaps is not None and not came_then.any():
                 taken -= blocks
         assert round(float(found[replica].at(np.array([at_ns]))[0])) == taken, (replica, at_ns)
+
+
+def test_a_replica_that_starts_late_does_not_hide_when_another_died() -> None:
+    """What is parked is gone with its replica, though a message later the cluster hears that it is there."""
+    scenario = Scenario((Starts(1, 1), Dies(9_039, 0)))
+    resolved = fleet((PREFILL, DECODE), "sarathi", BUDGET, block_tokens=1, blocks=80, wire_s=2e-6)
+    log = ran(resolved, workload([(0, 1, 2)]), scenario)
+    assert held(log.tables, 2_000)[0].at(np.array([9_038, 9_039])).tolist() == [1, 0]

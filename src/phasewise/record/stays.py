@@ -48,7 +48,8 @@ class Deaths:
 
     def __init__(self, tables: Tables, wire_ns: int = 0) -> None:
         lost = tables.changes[tables.changes["what"] == WHAT.index("lost")]
-        self._at = lost["at_ns"] - wire_ns
+        # One that starts late was lost before the first event.
+        self._at = np.maximum(lost["at_ns"] - wire_ns, 0)
         replica = lost["replica"].astype(np.int64)
         self._span = int(self._at.max(initial=0)) + 2
         order = np.argsort(replica * self._span + self._at, kind="stable")
