@@ -1,20 +1,17 @@
-"""Small fleets with pools for tests: replicas by role behind Splitwise's router, links as slow as one likes."""
+"""Small fleets with pools for tests: replicas by role behind Splitwise's router, and the books that it keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
+from fleets import fleet, split
 from phasewise.control.rooms import open_cluster
-from phasewise.core.spec import DECODE, PREFILL, LinkSpec, PolicySpec, ReplicaSpec, Resolved
-from phasewise.policy import catalog
+from phasewise.core.spec import PolicySpec, Resolved
 from phasewise.policy.fleet import Booked
 from phasewise.record.runlog import RunLog
-from worlds import toy_resolved
 
-ROLES_22 = (PREFILL, PREFILL, DECODE, DECODE)
+ROLES_22 = split(2, 2)
 
 
 def pooled(
@@ -24,23 +21,11 @@ def pooled(
     *,
     predictor: str = "oracle",
     long_queue: int = 8192,
-    link: LinkSpec | None = None,
-    **toy: Any,
+    **more: Any,
 ) -> Resolved:
-    """A toy fleet, one replica for each role, in order; the rest as `toy_resolved` takes it."""
-    change = msgspec.structs.replace
-    plain = toy_resolved(batcher, params, replicas=len(roles), **toy)
-    deployment = change(
-        plain.deployment,
-        replicas=tuple(ReplicaSpec("toy", role=role) for role in roles),
-        router=catalog.resolved("router", PolicySpec("splitwise", {"long_queue": long_queue})),
-        predictor=catalog.resolved("predictor", PolicySpec(predictor)),
-        link=link or LinkSpec("free"),
-    )
-    replicas = tuple(
-        change(r, role=role, group=i) for i, (r, role) in enumerate(zip(plain.replicas, roles, strict=True))
-    )
-    return change(plain, deployment=deployment, replicas=replicas)
+    """A toy fleet under Splitwise's router; `more` as `fleet` takes it."""
+    router = PolicySpec("splitwise", {"long_queue": long_queue})
+    return fleet(roles, batcher, params, router=router, predictor=predictor, **more)
 
 
 def books_after(log: RunLog) -> Booked:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleets import fleet
 from phasewise.control.bookings import Bookings
 from phasewise.control.life import NOWHERE
 from phasewise.core.event import Arrived
 from phasewise.core.fault import Dies, Drains, Scenario, Switches
 from phasewise.core.message import Prefilled, Report
-from phasewise.core.spec import MIXED, ROLES, PolicySpec
+from phasewise.core.spec import MIXED, ROLES
 from phasewise.policy.fleet import Booked
 from phasewise.sim.simulate import simulate
 from pools import ROLES_22, books_after, columns, pooled
@@ -126,9 +126,7 @@ def test_the_prediction_is_booked_where_the_answer_goes() -> None:
 @pytest.mark.parametrize("router", ["round-robin", "splitwise"])
 def test_only_a_router_that_books_is_told_of_prompts(router: str) -> None:
     """Nobody else pays for it."""
-    resolved = pooled((MIXED, MIXED))
-    deployment = msgspec.structs.replace(resolved.deployment, router=PolicySpec(router))
-    resolved = msgspec.structs.replace(resolved, deployment=deployment)
+    resolved = fleet([MIXED, MIXED], "splitwise", router=router, predictor="oracle")
     log = simulate(resolved, workload([(0, 50, 30), (10, 20, 5)]), physics=lambda i: ToyLatency())
     kinds = [type(event) for _, event, _ in log.records(0)]
     assert kinds.count(Prefilled) == (2 if router == "splitwise" else 0)

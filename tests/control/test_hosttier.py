@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from fleets import toy_fleet
+from fleets import tight_fleet
 from phasewise.control.replay import replay
 from phasewise.core.action import Pull, Run
 from phasewise.core.event import HOST, Pulled
@@ -18,7 +18,7 @@ ROWS = [(0, 16, 30), (10, 16, 30), (20, 16, 30)]
 
 
 def run(host_blocks: int) -> RunLog:
-    resolved = toy_fleet(["mixed"], "distserve", blocks=9, host_blocks=host_blocks)
+    resolved = tight_fleet(["mixed"], "distserve", blocks=9, host_blocks=host_blocks)
     return simulate(resolved, workload(ROWS), physics=lambda i: ToyLatency())
 
 
@@ -82,7 +82,7 @@ def test_the_first_to_be_let_in_is_who_came_back() -> None:
 def test_a_link_between_replicas_has_no_part_in_it() -> None:
     """Every link is lost just when something is on its way back."""
     began = [e.began_ns for _, e, _ in run(100).records(1) if type(e) is Pulled]
-    resolved = toy_fleet(["mixed"], "distserve", blocks=9, host_blocks=100)
+    resolved = tight_fleet(["mixed"], "distserve", blocks=9, host_blocks=100)
     cut = Scenario((Cuts(began[0], None, None),))
     log = simulate(resolved, workload(ROWS), physics=lambda i: ToyLatency(), scenario=cut)
     assert log.summary["completed"] == 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from decoded import requests
-from fleets import toy_fleet
+from fleets import tight_fleet
 from hands import Greedy, Hand
 from laws.test_fleet import assert_nothing_is_lost, run
 from phasewise.control.replay import replay
@@ -55,7 +55,7 @@ def moved(
     **more: Any,
 ) -> RunLog:
     """A run under faults in which nothing is lost, blocks are recounted after every event, and which replays."""
-    resolved = toy_fleet(roles, wire_s=1e-6, link=LINK, **more)
+    resolved = tight_fleet(roles, wire_s=1e-6, link=LINK, **more)
     world, log = run(resolved, workload(rows, gone), Scenario(faults), STEP)
     assert_nothing_is_lost(world, log, rows, gone or {})
     replay(log, lambda i: STEP)

@@ -8,15 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from fleets import Lines, fleet, split
 from phasewise.core.action import Enter, Outcome, Pull, Run
 from phasewise.core.event import Pulled
 from phasewise.core.message import PromptDone, Release
-from phasewise.core.spec import DECODE, PREFILL, LinkSpec, PolicySpec
+from phasewise.core.spec import LinkSpec
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
-from splitfleets import BLOCK, Group, Lines, fleet
 from worlds import workload
 
+BLOCK = 16
 LINES = Lines(0.1, 10.0, 0.1)
 PROMPT, OUTPUT = 3 * BLOCK + 1, 15
 """Four blocks from the prompt to the last token: nobody grows, so nobody is preempted."""
@@ -35,10 +36,9 @@ def run(
     link: LinkSpec = LinkSpec("free"),
 ) -> RunLog:
     """Prompts of four blocks, all at once, on a prefill replica of `kept` blocks before a decode replica of `taken`."""
-    batcher = PolicySpec("distserve", {"saturation_tokens": PROMPT, "accept_share": share})
-    groups = [Group(PREFILL, 1, kept), Group(DECODE, 1, taken)]
-    rows = [(0, PROMPT, tokens) for tokens in outputs or [OUTPUT] * requests]
-    return simulate(fleet(groups, LINES, batcher=batcher, link=link), workload(rows))
+    params = {"saturation_tokens": PROMPT, "accept_share": share}
+    both = fleet(split(1, 1), "distserve", params, lines=LINES, link=link, blocks=[kept, taken], block_tokens=BLOCK)
+    return simulate(both, workload([(0, PROMPT, tokens) for tokens in outputs or [OUTPUT] * requests]))
 
 
 class Prompt(NamedTuple):

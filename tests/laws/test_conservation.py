@@ -19,10 +19,8 @@ from phasewise.core.resident import Resident
 from phasewise.core.step import ALL
 from phasewise.record.columns import FINISHED, MOVED
 from phasewise.record.gaps import continues
-from phasewise.record.header import Header
-from phasewise.record.runlog import Recorder
-from phasewise.sim.world import World
-from worlds import ARMS, ToyLatency, mixed, random_gone, random_rows, toy_resolved
+from watched import watched
+from worlds import ARMS, mixed, random_gone, random_rows, toy_resolved
 
 STARTS_AT = {
     "wait": {ALL: 2},
@@ -39,17 +37,8 @@ class Audited:
 
     def __init__(self, room: InstanceControl) -> None:
         self.room = room
-        self.handlers = {kind: self._audited(handler) for kind, handler in room.handlers.items()}
         self.inside: set[int] = set()
         self.promised = 0
-
-    def _audited(self, handler: Any) -> Any:
-        def handle(event: Any, now_ns: int) -> list[Action]:
-            actions: list[Action] = handler(event, now_ns)
-            self.recount(event, actions)
-            return actions
-
-        return handle
 
     def recount(self, event: Any, actions: Sequence[Action]) -> None:
         state = self.room.state
@@ -109,18 +98,15 @@ def test_requests_tokens_and_blocks_are_conserved(arm: str, data: st.DataObject)
     gone = data.draw(random_gone(rows))
     resolved = toy_resolved(*ARMS[arm], data.draw(st.integers(6, 24)), 8, max_context=48, replicas=2)
     load = mixed(rows, gone)
-    recorder = Recorder(Header("test", resolved, load.describe(), 0))
-    world = World(resolved, load, recorder, lambda i: ToyLatency())
-    rooms = []
-    for loop in world.instances:
-        assert isinstance(loop.room, InstanceControl)
-        rooms.append(Audited(loop.room))
-        loop._handlers = rooms[-1].handlers
-    world.run()
-    log = recorder.close()
-    stranded = set().union(*(room.stranded(arm, world.clock.now_ns) for room in rooms))
+    rooms: dict[int, Audited] = {}
+
+    def audit(at_ns: int, replica: int, room: InstanceControl, event: Any, actions: list[Action]) -> None:
+        rooms.setdefault(replica, Audited(room)).recount(event, actions)
+
+    world, log = watched(resolved, load, audit)
+    stranded = set().union(*(room.stranded(arm, world.clock.now_ns) for room in rooms.values()))
     assert not stranded or arm in STARTS_AT
-    for room in rooms:
+    for room in rooms.values():
         assert room.inside or room.room.state.ledger.free == room.room.state.ledger.blocks
 
     requests = log.tables.requests

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 
-from phasewise.core.spec import LinkSpec, PolicySpec, Resolved, Slo
+from fleets import Lines, fleet, split
+from phasewise.core.spec import MIXED, LinkSpec, Resolved, Slo
 from phasewise.planner.capacity import capacity, probe
 from phasewise.planner.objective import Percentiles, percentiles
 from phasewise.planner.source import source
@@ -18,7 +20,6 @@ from phasewise.workload.arrivals import FixedGaps, Poisson
 from phasewise.workload.lengths import FixedLength
 from phasewise.workload.synth import Synthetic, generate
 from phasewise.workload.workload import Workload
-from splitfleets import Lines, fleet, split, together
 
 PROMPT, OUTPUT = 512, 64
 SLO = Slo(0.4, 0.04)
@@ -28,6 +29,11 @@ LINES = Lines(SERVICE_S * 1e3 / PROMPT, 24.0, 0.51)
 """Of the decode steps' two numbers one is chosen for 10 requests/s, the other for what both phases together then come to."""
 BOTH = percentiles((f"ttft={SLO.ttft_s}@p90", f"tpot={SLO.tpot_s}@p90"))
 """Each percentile by itself, as the published simulator scores them: so the phases can be held apart."""
+
+
+def served(roles: tuple[str, ...], lines: Lines = LINES, batcher: str = "distserve", **more: Any) -> Resolved:
+    """A fleet with memory to spare."""
+    return fleet(roles, batcher, lines=lines, blocks=100_000, **more)
 
 
 def demand(output: int, requests: int = 3_000, rate: float = 1.0) -> Workload:
@@ -48,13 +54,13 @@ def goodput(deployment: Resolved, output: int, objective: Percentiles, requests:
 @cache
 def prefill_goodput() -> float:
     """Of one prefill replica alone, requests/s: answers of one token."""
-    return goodput(fleet(split(1, 1), LINES), 1, percentiles((f"ttft={SLO.ttft_s}@p90",)), 10_000)
+    return goodput(served(split(1, 1)), 1, percentiles((f"ttft={SLO.ttft_s}@p90",)), 10_000)
 
 
 @cache
 def decode_goodput(requests: int) -> float:
     """Of one decode replica alone, requests/s: prompts take no time."""
-    return goodput(fleet(split(1, 1), LINES._replace(token_ms=0.0)), OUTPUT, BOTH, requests)
+    return goodput(served(split(1, 1), LINES._replace(token_ms=0.0)), OUTPUT, BOTH, requests)
 
 
 def within(t_s: float, rate: float, service_s: float) -> float:
@@ -67,7 +73,7 @@ def within(t_s: float, rate: float, service_s: float) -> float:
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_ttft_of_prefill_replicas_is_that_of_md1_queues(load: float, replicas: int) -> None:
     """TTFT = D + R D^2 / (2 (1 - R D)) at each of N replicas, with R / N (DistServe, section 3.1)."""
-    deployment = fleet(split(replicas, 1), LINES, router="random")
+    deployment = served(split(replicas, 1), router="random")
     log = simulate(deployment, demand(1, 45_000, replicas * load / SERVICE_S))
     rate = load / SERVICE_S
     expected_s = SERVICE_S + rate * SERVICE_S**2 / (2 * (1 - rate * SERVICE_S))
@@ -77,9 +83,7 @@ def test_ttft_of_prefill_replicas_is_that_of_md1_queues(load: float, replicas: i
 def test_taking_turns_is_better_than_drawing_lots() -> None:
     """Arrivals at each of N replicas that take turns are more even than Poisson, so the formula is a bound."""
     work = demand(1, 20_000, 3 * 0.7 / SERVICE_S)
-    turns, lots = (
-        Scored(simulate(fleet(split(3, 1), LINES, router=r), work).tables) for r in ("round-robin", "random")
-    )
+    turns, lots = (Scored(simulate(served(split(3, 1), router=r), work).tables) for r in ("round-robin", "random"))
     assert turns.delay_s.mean() < 0.6 * lots.delay_s.mean()
 
 
@@ -87,10 +91,10 @@ def test_taking_turns_is_better_than_drawing_lots() -> None:
 def test_at_low_load_the_fleets_ttft_is_the_prompts_time_alone(link: str) -> None:
     """The first token comes from the prefill replica; what the link takes is seen between the first and the second."""
     spec = Synthetic("slow", FixedGaps(0.1), FixedLength(PROMPT), FixedLength(OUTPUT))
-    deployment = fleet(split(2, 1), LINES, link=LinkSpec(link))
+    deployment = served(split(2, 1), link=LinkSpec(link))
     scored = Scored(simulate(deployment, generate(spec, 50)).tables)
     np.testing.assert_allclose(scored.ttft_s, SERVICE_S + 1e-6, rtol=0, atol=2e-9)
-    alone = Scored(simulate(fleet(split(1, 1), LINES), generate(spec, 50).head(1)).tables)
+    alone = Scored(simulate(served(split(1, 1)), generate(spec, 50).head(1)).tables)
     assert (scored.tpot_s > alone.tpot_s[0]).all() == (link != "free")
 
 
@@ -103,7 +107,7 @@ def test_one_prefill_replica_keeps_what_the_queue_keeps() -> None:
 @pytest.mark.parametrize(("prefills", "decodes"), [(1, 1), (1, 2), (2, 1), (3, 2)])
 def test_a_fleet_is_as_good_as_its_worse_phase(prefills: int, decodes: int) -> None:
     """min(n g_p, m g_d) for n prefill and m decode replicas, where keys and values move in no time."""
-    deployment = fleet(split(prefills, decodes), LINES, router="random")
+    deployment = served(split(prefills, decodes), router="random")
     expected = min(prefills * prefill_goodput(), decodes * decode_goodput(3_000))
     assert holds(deployment, 0.95 * expected, 3_000 * decodes)
     assert not holds(deployment, 1.05 * expected, 3_000 * decodes)
@@ -111,9 +115,9 @@ def test_a_fleet_is_as_good_as_its_worse_phase(prefills: int, decodes: int) -> N
 
 def test_the_lectures_example() -> None:
     """5.6 requests/s of prompts, 10 of answers: 2P1D serves 3.3 a device, which is twice what both phases on one do: 1.6."""
-    answers = fleet(split(1, 1), LINES._replace(token_ms=0.0))
-    apart = fleet(split(2, 1), LINES)
-    beside = fleet(together(1), LINES, batcher=PolicySpec("vllm-v0"))
+    answers = served(split(1, 1), LINES._replace(token_ms=0.0))
+    apart = served(split(2, 1))
+    beside = served((MIXED,), batcher="vllm-v0")
     for deployment, rate in ((answers, 10), (apart, 3 * 3.3), (beside, 1.6)):
         assert holds(deployment, 0.96 * rate, 10_000)
         assert not holds(deployment, 1.04 * rate, 10_000)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleets import BATCHERS, LINKS, random_faults, random_moves, random_roles, toy_fleet
+from fleets import BATCHERS, LINKS, random_roles, tight_fleet
+from mishaps import random_faults, random_moves
 from phasewise.control.instance import InstanceControl
-from phasewise.control.loop import Loop
 from phasewise.control.pipeline import PipelineControl
 from phasewise.control.replay import replay
 from phasewise.core.action import Action, Boot, Ended, Outcome, Run
@@ -21,32 +21,21 @@ from phasewise.core.fault import Dies, Scenario
 from phasewise.core.message import Submit
 from phasewise.core.resident import Resident
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
-from phasewise.perf.pipeline import staged
 from phasewise.policy.fleet import serves
-from phasewise.record.header import Header
-from phasewise.record.runlog import Recorder, RunLog
+from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.sim.world import World
 from phasewise.workload import source
+from watched import watched
 from worlds import ToyLatency, random_gone, random_rows, workload
 
 
 class Audited:
     """A room whose blocks are recounted after every event: each is free, or held by exactly one request."""
 
-    def __init__(self, room: InstanceControl | PipelineControl, replica: int) -> None:
-        self.replica = replica
+    def __init__(self, room: InstanceControl | PipelineControl) -> None:
         self.room = room
         self.promised = 0
-
-    def wrap(self, handler: Any) -> Any:
-        def handle(event: Any, now_ns: int) -> list[Action]:
-            actions: list[Action] = handler(event, now_ns)
-            if type(event) is not Died:
-                self.recount(event, actions)
-            return actions
-
-        return handle
 
     def recount(self, event: Any, actions: list[Action]) -> None:
         if isinstance(self.room, PipelineControl):
@@ -91,44 +80,28 @@ class Audited:
         assert ledger.free + held + coming == ledger.blocks
         assert ledger.free >= 0
 
-    @property
-    def empty(self) -> bool:
-        state = self.room.states[0]
-        parked = any(state.parked for state in self.room.states)
-        return state.ledger.free == state.ledger.blocks and not state.waiting and not parked
+
+def empty(room: Any) -> bool:
+    """Whether nobody waits or is parked there, and no block is held."""
+    state = room.states[0]
+    parked = any(state.parked for state in room.states)
+    return state.ledger.free == state.ledger.blocks and not state.waiting and not parked
 
 
-class AuditedWorld(World):
-    """A world whose rooms are audited, those that are opened again after a death too."""
+def run(resolved: Any, load: Any, scenario: Scenario | None, latency: Any = None) -> tuple[World, RunLog]:
+    """A run whose rooms are audited, those that are opened again after a death too."""
+    audited: dict[Any, Audited] = {}
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        self.audited: dict[int, Audited] = {}
-        super().__init__(*given, **named)
+    def audit(at_ns: int, replica: int, room: InstanceControl | PipelineControl, event: Any, actions: Any) -> None:
+        if room not in audited:
+            audited[room] = Audited(room)
+        if type(event) is not Died:
+            audited[room].recount(event, actions)
 
-    def _loop(self, i: int) -> Loop:
-        loop = super()._loop(i)
-        assert isinstance(loop.room, InstanceControl | PipelineControl)
-        self.audited[i] = audited = Audited(loop.room, i)
-        loop._handlers = {kind: audited.wrap(handler) for kind, handler in loop.room.handlers.items()}
-        return loop
+    return watched(resolved, load, audit, scenario, latency)
 
 
-def run(resolved: Any, load: Any, scenario: Scenario | None, latency: Any = None) -> tuple[AuditedWorld, RunLog]:
-    physics = latency or ToyLatency()
-    header = Header("test", resolved, load.describe(), 0, scenario=scenario)
-    recorder = Recorder(header)
-    world = AuditedWorld(resolved, load, recorder, _staged(resolved, physics), 0, scenario, lambda i: physics)
-    world.run()
-    return world, recorder.close()
-
-
-def _staged(resolved: Any, latency: Any) -> Any:
-    """The same step times for every replica, cut evenly where it has several stages."""
-    times = [staged(latency, replica.pp) if replica.pp > 1 else latency for replica in resolved.replicas]
-    return times.__getitem__
-
-
-def assert_nothing_is_lost(world: AuditedWorld, log: RunLog, rows: Any, gone: Any) -> None:
+def assert_nothing_is_lost(world: World, log: RunLog, rows: Any, gone: Any) -> None:
     requests = log.tables.requests
     assert requests["request"].tolist() == list(range(len(rows)))
     limits = [replica.max_context for replica in log.header.resolved.replicas]
@@ -144,9 +117,9 @@ def assert_nothing_is_lost(world: AuditedWorld, log: RunLog, rows: Any, gone: An
     given_out = np.bincount(spans["request"], spans["tokens"], len(rows)).astype(int)
     assert given_out[over].tolist() == requests["tokens"][over].tolist()
     assert (given_out[~over] <= np.array([output for _, _, output in rows])[~over]).all()
-    for room in world.audited.values():
-        alive = world.mishaps is None or world.mishaps._alive[room.replica]
-        assert not alive or room.empty or (requests["outcome"] == Outcome.INSIDE).any()
+    for i, loop in enumerate(world.instances):
+        alive = world.mishaps is None or world.mishaps._alive[i]
+        assert not alive or empty(loop.room) or (requests["outcome"] == Outcome.INSIDE).any()
 
 
 def assert_failures_have_a_reason(log: RunLog) -> None:
@@ -180,7 +153,7 @@ def test_nothing_is_lost_between_replicas(batcher: str, data: st.DataObject) -> 
     roles = data.draw(random_roles())
     link, wire_s = data.draw(st.sampled_from(LINKS)), data.draw(st.sampled_from([0.0, 2e-6]))
     host = data.draw(st.sampled_from([0, 6, 100]))
-    resolved = toy_fleet(
+    resolved = tight_fleet(
         roles, batcher, blocks=data.draw(st.integers(7, 24)), link=link, wire_s=wire_s, host_blocks=host
     )
     world, log = run(resolved, workload(rows, gone), None)
@@ -201,7 +174,7 @@ def test_nothing_is_lost_under_faults(batcher: str, lossy: bool, data: st.DataOb
     roles = data.draw(random_roles())
     scenario = data.draw(random_faults(len(roles), lossy=lossy))
     link, wire_s = data.draw(st.sampled_from(LINKS)), data.draw(st.sampled_from([0.0, 2e-6]))
-    resolved = toy_fleet(
+    resolved = tight_fleet(
         roles,
         batcher,
         blocks=data.draw(st.integers(7, 24)),
@@ -226,7 +199,7 @@ def test_nothing_is_lost_between_pipelines(batcher: str, faults: bool, data: st.
     gone = data.draw(random_gone(rows))
     roles = data.draw(random_roles())
     scenario = data.draw(random_faults(len(roles), lossy=True)) if faults else None
-    resolved = toy_fleet(
+    resolved = tight_fleet(
         roles,
         batcher,
         blocks=data.draw(st.integers(10, 30)),
@@ -250,7 +223,7 @@ def test_nothing_is_lost_when_answers_move(batcher: str, lossy: bool, data: st.D
     gone = data.draw(random_gone(rows))
     roles = data.draw(random_roles())
     scenario = data.draw(random_moves(len(roles), lossy=lossy))
-    resolved = toy_fleet(
+    resolved = tight_fleet(
         roles,
         batcher,
         blocks=data.draw(st.integers(10, 30)),
@@ -269,7 +242,7 @@ def test_nothing_is_lost_when_answers_move(batcher: str, lossy: bool, data: st.D
 
 def test_attempts_begin_where_the_tokens_before_them_ended() -> None:
     rows = [(0, 10, 30), (5, 10, 30)]
-    _, log = run(toy_fleet(["mixed", "mixed"]), workload(rows), Scenario((Dies(120_000, 0),)))
+    _, log = run(tight_fleet(["mixed", "mixed"]), workload(rows), Scenario((Dies(120_000, 0),)))
     submits = [a for _, _, actions in log.records(0) for a in actions if type(a) is Submit]
     [again] = [s for s in submits if s.epoch]
     lost = log.tables.spans[0]

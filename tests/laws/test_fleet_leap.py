@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleets import BATCHERS, LINKS, random_faults, random_moves, random_roles, toy_fleet
+from fleets import BATCHERS, LINKS, random_roles, tight_fleet
 from laws.test_no_oracle import actions_before, first_end_ns, permuted
+from mishaps import random_faults, random_moves
 from phasewise.core.fault import Scenario
 from phasewise.core.spec import PolicySpec
 from phasewise.record.runlog import RunLog
@@ -49,7 +50,7 @@ def test_ties_in_whole_nanoseconds_are_exact(batcher: str, faults: Any, data: st
     roles = data.draw(random_roles(most=3))
     lossy = data.draw(st.booleans())
     scenario = None if faults is None else data.draw(faults(len(roles), lossy=lossy, until_ns=300_000, tick=tick))
-    resolved = toy_fleet(
+    resolved = tight_fleet(
         roles,
         batcher,
         blocks=data.draw(st.integers(7, 16)),
@@ -81,7 +82,7 @@ def test_ties_in_whole_nanoseconds_are_exact(batcher: str, faults: Any, data: st
 def test_no_action_before_the_first_end_knows_a_length(batcher: str, data: st.DataObject) -> None:
     rows = [(at, p, o + 5) for at, p, o in data.draw(random_rows(most=12, prompt=30, output=60))]
     roles = data.draw(random_roles())
-    resolved = toy_fleet(
+    resolved = tight_fleet(
         roles, batcher, blocks=data.draw(st.integers(16, 30)), max_context=120, link=data.draw(st.sampled_from(LINKS))
     )
     one = workload(rows)

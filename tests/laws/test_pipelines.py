@@ -24,11 +24,11 @@ from phasewise.core.request import Request
 from phasewise.core.resident import Resident
 from phasewise.core.units import NS_PER_S
 from phasewise.record.columns import InstanceColumns
-from phasewise.record.header import Header
 from phasewise.record.metrics import Scored
-from phasewise.record.runlog import Recorder, RunLog
-from phasewise.sim.simulate import World, simulate
+from phasewise.record.runlog import RunLog
+from phasewise.sim.simulate import simulate
 from phasewise.workload.workload import Workload
+from watched import watched
 from worlds import ARMS, Row, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
 MAY_STAND_STILL = {name for name, (batcher, _) in ARMS.items() if "wait" in batcher and "late" not in name}
@@ -40,17 +40,8 @@ class Audited:
 
     def __init__(self, room: PipelineControl) -> None:
         self.room = room
-        self.handlers = {kind: self._audited(handler) for kind, handler in room.handlers.items()}
         self.inside: set[int] = set()
         self.flying: dict[int, tuple[Run, int]] = {}
-
-    def _audited(self, handler: Any) -> Any:
-        def handle(event: Any, now_ns: int) -> list[Action]:
-            actions: list[Action] = handler(event, now_ns)
-            self.recount(event, actions)
-            return actions
-
-        return handle
 
     def recount(self, event: Any, actions: list[Action]) -> None:
         states = self.room.states
@@ -110,18 +101,15 @@ def world(data: st.DataObject, arm: str) -> tuple[Any, Any]:
 @settings(max_examples=settings.default.max_examples // 3)
 def test_requests_tokens_and_blocks_are_conserved(arm: str, data: st.DataObject) -> None:
     resolved, load = world(data, arm)
-    recorder = Recorder(Header("test", resolved, load.describe(), 0))
-    run = World(resolved, load, recorder, lambda i: ToyLatency())
-    rooms = []
-    for loop in run.instances:
-        assert isinstance(loop.room, PipelineControl)
-        rooms.append(Audited(loop.room))
-        loop._handlers = rooms[-1].handlers
-    run.run()
-    log = recorder.close()
-    stranded = set().union(*(room.inside for room in rooms))
+    rooms: dict[int, Audited] = {}
+
+    def audit(at_ns: int, replica: int, room: PipelineControl, event: Any, actions: list[Action]) -> None:
+        rooms.setdefault(replica, Audited(room)).recount(event, actions)
+
+    _, log = watched(resolved, load, audit)
+    stranded = set().union(*(room.inside for room in rooms.values()))
     assert not stranded or arm in MAY_STAND_STILL
-    for room in rooms:
+    for room in rooms.values():
         assert not room.flying
         assert room.inside or room.room.states[0].ledger.free == room.room.states[0].ledger.blocks
     requests, limit = log.tables.requests, resolved.replicas[0].max_context
@@ -242,15 +230,10 @@ def test_pipes_share_what_is_in_memory(batcher: str, data: st.DataObject) -> Non
     load = alike(rows, families)
     pp, blocks = data.draw(st.sampled_from([2, 3])), data.draw(st.integers(8, 40))
     resolved = toy_resolved(batcher, {}, blocks, 8, prefix_cache=True, pp=pp)
-    recorder = Recorder(Header("test", resolved, load.describe(), 0))
-    run = World(resolved, load, recorder, lambda i: ToyLatency())
-    room = run.instances[0].room
-    assert isinstance(room, PipelineControl)
-    ledger = room.states[0].ledger
+    world, log = watched(resolved, load, lambda *_: None)
+    ledger = world.states[0][0].ledger
     assert isinstance(ledger, PrefixLedger)
-    run.run()
     ledger.check([])
     assert ledger.free == ledger.blocks
-    log = recorder.close()
     assert log.summary["completed"] == len(rows)
     assert replay(log) == log.summary["events"]

@@ -13,16 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleets import fleet, split
 from phasewise.control.replay import replay
 from phasewise.core.fault import Drains, Scenario
 from phasewise.core.message import Report
-from phasewise.core.spec import DECODE, PREFILL, PolicySpec, Resolved
+from phasewise.core.spec import MIXED
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from twists import catalogued, messages
 from worlds import ARMS, ConstantLatency, ToyLatency, mixed, random_gone, random_rows, toy_resolved, workload
 
 ROUTERS = ("distserve", "least-pending", "power-of-two", "random", "round-robin")
+FOUR = (MIXED,) * 4
 BATCHERS = ("sarathi", "vllm-v0", "wait, late", "distserve", "splitwise", "splitwise, short of seats")
 
 
@@ -30,15 +32,6 @@ BATCHERS = ("sarathi", "vllm-v0", "wait, late", "distserve", "splitwise", "split
 def twisted_batchers() -> Iterator[None]:
     with catalogued({ARMS[arm][0] for arm in BATCHERS}):
         yield
-
-
-def fleet(router: str, resolved: Resolved, report_s: float, roles: tuple[str, ...] | None = None) -> Resolved:
-    """The deployment under another router, its replicas in other roles."""
-    deployment = msgspec.structs.replace(resolved.deployment, router=PolicySpec(router), report_s=report_s)
-    replicas = resolved.replicas
-    if roles is not None:
-        replicas = tuple(msgspec.structs.replace(r, role=role) for r, role in zip(replicas, roles, strict=True))
-    return msgspec.structs.replace(resolved, deployment=deployment, replicas=replicas)
 
 
 @pytest.mark.parametrize("arm", BATCHERS)
@@ -64,13 +57,15 @@ def test_in_whole_nanoseconds_reports_are_the_same_to_the_last(arm: str, data: s
         )
     )
     router = data.draw(st.sampled_from(ROUTERS))
-    roles = data.draw(st.sampled_from([None, (PREFILL, PREFILL, DECODE, DECODE)])) if "wait" not in arm else None
+    roles = data.draw(st.sampled_from([FOUR, split(2, 2)])) if "wait" not in arm else FOUR
     drained = data.draw(st.lists(st.sampled_from([0, 2]), unique=True))
     drains = tuple(Drains(data.draw(st.integers(1, 300)) * 1_000, i, True) for i in drained)
 
+    toy = {"router": router, "report_s": report_s, "blocks": blocks, "block_tokens": 8, "wire_s": wire_s}
+    scenario = Scenario(drains) if drains else None
+
     def run(name: str) -> RunLog:
-        resolved = toy_resolved(name, params, blocks, 8, replicas=4, wire_s=wire_s)
-        own, scenario = fleet(router, resolved, report_s, roles), Scenario(drains) if drains else None
+        own = fleet(roles, name, params, **toy)
         return simulate(own, mixed(rows, gone), 3, physics=lambda i: latency, scenario=scenario)
 
     leapt, stepped = run(batcher), run(f"single/{batcher}")
@@ -86,8 +81,9 @@ def test_in_fractions_of_nanoseconds_reports_agree(data: st.DataObject) -> None:
     latency = ToyLatency(whole=False)
 
     def run(name: str) -> RunLog:
-        resolved = toy_resolved(name, {"max_seqs": 4, "token_budget": 16}, 14, 8, replicas=3)
-        return simulate(fleet("least-pending", resolved, 20e-6), mixed(rows), physics=lambda i: latency)
+        params, toy = {"max_seqs": 4, "token_budget": 16}, {"blocks": 14, "block_tokens": 8}
+        own = fleet([MIXED] * 3, name, params, router="least-pending", report_s=20e-6, **toy)
+        return simulate(own, mixed(rows), physics=lambda i: latency)
 
     leapt, stepped = run("sarathi"), run("single/sarathi")
     for room in range(leapt.rooms):
@@ -107,7 +103,8 @@ def plain(report: Report) -> Report:
 def test_reports_come_at_most_every_so_often_and_say_what_has_changed() -> None:
     """A burst, then silence: the last report is of an idle replica, and nothing is on its way any more."""
     rows = [(i * 3_000, 20, 8) for i in range(30)]
-    resolved = fleet("least-pending", toy_resolved("sarathi", blocks=40, block_tokens=8, replicas=2), 50e-6)
+    toy = {"blocks": 40, "block_tokens": 8}
+    resolved = fleet([MIXED, MIXED], router="least-pending", report_s=50e-6, **toy)
     log = simulate(resolved, workload(rows), physics=lambda i: ToyLatency())
     assert log.summary["completed"] == 30
     for room in (1, 2):

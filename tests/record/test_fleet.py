@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import decoded
+from fleets import LINKS, fleet
 from phasewise.core.event import Lost, Pulled
 from phasewise.core.fault import Dies, Drains, Scenario, Starts
 from phasewise.core.spec import DECODE, MIXED, PREFILL, LinkSpec
 from phasewise.record.fleet import groups, is_fleet
 from phasewise.record.runlog import RunLog
 from phasewise.record.states import ABSENT, BOOTING, DRAINING, SERVING, states
-from watched import LINKS, fleet, ran
+from watched import ran
 from worlds import Row, random_rows, workload
 
 US = 1_000

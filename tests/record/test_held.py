@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleets import LINKS, SHAPES, fleet
+from mishaps import clients_who_leave, random_mishaps
 from phasewise.control.instance import InstanceControl
 from phasewise.core.event import Died
 from phasewise.core.fault import Dies, Scenario, Starts
 from phasewise.core.spec import DECODE, PREFILL
 from phasewise.record.held import held
-from watched import LINKS, ROLES, clients_who_leave, fleet, ran, random_mishaps
+from watched import ran, watched
 from worlds import random_rows, workload
 
 BUDGET = {"token_budget": 1 << 12, "max_seqs": 5}
@@ -27,7 +29,7 @@ class Books:
         self.taken: dict[tuple[int, int], int] = {}
         self.coming: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
-    def __call__(self, at_ns: int, replica: int, room: InstanceControl, event: Any) -> None:
+    def __call__(self, at_ns: int, replica: int, room: InstanceControl, event: Any, actions: Any) -> None:
         ledger, run = room.state.ledger, room._lanes[0].run
         if isinstance(event, Died):
             # The columns have nothing of an iteration that did not end.
@@ -53,12 +55,12 @@ class Books:
 @settings(max_examples=2 * settings.default.max_examples)
 def test_what_is_held_is_what_the_ledger_gave_out(wire_s: float, data: st.DataObject) -> None:
     rows = data.draw(random_rows(most=12, prompt=40, output=30))
-    roles = data.draw(st.sampled_from(ROLES))
+    roles = data.draw(st.sampled_from(SHAPES))
     mishaps = data.draw(st.one_of(st.none(), random_mishaps(len(roles))))
     more: dict[str, Any] = {"block_tokens": 1, "blocks": data.draw(st.sampled_from([80, 130, 400])), "wire_s": wire_s}
     resolved = fleet(roles, "sarathi", BUDGET, link=data.draw(st.sampled_from(LINKS)), **more)
     books = Books()
-    log = ran(resolved, workload(rows, clients_who_leave(data, rows, roles)), mishaps, books)
+    _, log = watched(resolved, workload(rows, clients_who_leave(data, rows, roles)), books, mishaps)
     found = held(log.tables, round(wire_s * 1e9))
     for (replica, at_ns), taken in books.taken.items():
         came = log.tables.transfers[replica]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoded import Told, requests, steps
-from fleets import LINKS
+from fleets import LINKS, fleet
 from phasewise.control.replay import replay
 from phasewise.core.action import Outcome
 from phasewise.core.fault import Drains, Scenario
-from phasewise.core.spec import Slo
+from phasewise.core.spec import MIXED, Slo
 from phasewise.policy import catalog
 from phasewise.record.header import Header
 from phasewise.record.metrics import Scored, joint_attainment, summary, token_deadlines
@@ -203,11 +202,9 @@ def test_answers_that_move_between_replicas_are_scored_alike(arm: str, data: st.
     rows = data.draw(random_rows(most=10, prompt=40, output=30, gap_ns=30_000))
     gone = data.draw(st.one_of(st.just({}), random_gone(rows)))
     replicas = data.draw(st.integers(2, 3))
-    resolved = toy_resolved(
-        name, params, 12, 8, replicas=replicas, wire_s=data.draw(st.sampled_from([0.0, 2e-6])), slo=SLO
-    )
-    deployment = msgspec.structs.replace(resolved.deployment, link=data.draw(st.sampled_from(LINKS)))
-    resolved = msgspec.structs.replace(resolved, deployment=deployment)
+    wire_s, link = data.draw(st.sampled_from([0.0, 2e-6])), data.draw(st.sampled_from(LINKS))
+    toy = {"blocks": 12, "block_tokens": 8, "wire_s": wire_s, "slo": SLO}
+    resolved = fleet([MIXED] * replicas, name, params, link=link, **toy)
     drains = tuple(Drains(data.draw(st.integers(1, 300_000)), i, True) for i in range(replicas - 1))
     latency = ToyLatency(whole=data.draw(st.booleans()), split=data.draw(st.sampled_from([None, 3])))
     run = simulate(resolved, mixed(rows, gone), physics=lambda i: latency, scenario=Scenario(drains))

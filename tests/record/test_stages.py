@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleets import LINKS, SHAPES, fleet
+from mishaps import clients_who_leave, random_mishaps
 from phasewise.core.action import Outcome
 from phasewise.core.errors import InputError
 from phasewise.core.event import Pulled
@@ -18,7 +20,7 @@ from phasewise.record.columns import HANDED, LOST, PREEMPTED
 from phasewise.record.metrics import Scored
 from phasewise.record.runlog import RunLog
 from phasewise.record.stages import KINDS, life, stages
-from watched import LINKS, ROLES, clients_who_leave, fleet, ran, random_mishaps
+from watched import ran
 from worlds import ARMS, mixed, random_rows, workload
 
 SLOW = LinkSpec("free", gb_s=0.001, latency_us=5.0, transfer="serialised")
@@ -33,7 +35,7 @@ def kinds(log: RunLog, request: int) -> list[tuple[str, int]]:
 @settings(max_examples=settings.default.max_examples)
 def test_stages_add_up(arm: str, data: st.DataObject) -> None:
     rows = data.draw(random_rows(most=14, prompt=50, output=30))
-    roles = data.draw(st.sampled_from(ROLES))
+    roles = data.draw(st.sampled_from(SHAPES))
     more: dict[str, Any] = {"blocks": data.draw(st.integers(8, 24)), "block_tokens": 8, "max_context": 60}
     resolved = fleet(roles, *ARMS[arm], link=data.draw(st.sampled_from(LINKS)), **more)
     scenario = data.draw(random_mishaps(len(roles), moves=True))

@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decoded
+from fleets import LINKS, fleet
+from mishaps import random_mishaps
 from phasewise.core.errors import InputError
 from phasewise.core.fault import Dies, Scenario
 from phasewise.core.spec import DECODE, MIXED, PREFILL, LinkSpec
 from phasewise.record.runlog import RunLog
 from phasewise.record.stages import KINDS, life
 from phasewise.report.slots import WAITS, fleet_series
-from watched import LINKS, fleet, ran, random_mishaps
+from watched import ran
 from worlds import Row, random_rows, workload
 
 pytest.importorskip("matplotlib")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from fleets import fleet
 from phasewise.core.errors import InputError
 from phasewise.core.fault import Dies, Scenario
 from phasewise.core.spec import DECODE, PREFILL, LinkSpec
 from phasewise.record.metrics import Scored
 from phasewise.record.runlog import RunLog
 from phasewise.record.stages import life
-from watched import fleet, ran
+from watched import ran
 from worlds import workload
 
 pytest.importorskip("matplotlib")

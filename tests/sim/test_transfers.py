@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fleets import toy_fleet
+from fleets import tight_fleet
 from phasewise.core.action import Pull
 from phasewise.core.event import Pulled, PullFailed
 from phasewise.core.spec import DECODE, LAYER_WISE, PREFILL, LinkSpec
@@ -58,7 +58,7 @@ class Fetching:
         self.there = there
         self.clock = VirtualClock()
         self.told: list[tuple[int, Any]] = []
-        resolved = toy_fleet(("mixed", "mixed"), link=LinkSpec("free", gb_s=0.256, transfer="serialised"))
+        resolved = tight_fleet(("mixed", "mixed"), link=LinkSpec("free", gb_s=0.256, transfer="serialised"))
         self.transfers = Transfers(resolved, self.clock, 2, lambda *of: self.there, self._tell)
 
     def _tell(self, target: int, event: Any) -> None:
