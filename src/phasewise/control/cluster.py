@@ -293,6 +293,9 @@ class ClusterControl:
 
     def _drain(self, event: Drain, now_ns: int) -> list[Action]:
         out: list[Action] = []
+        if not self.fleet.present(event.replica):
+            # It may have been told to start: that is not repeated any more.
+            self._attempts.patience.lost(event.replica)
         self.fleet.drain(event.replica, event.move)
         self._attempts.drained(event.replica, out)
         self._attempts.empty(out)

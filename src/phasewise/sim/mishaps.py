@@ -64,6 +64,8 @@ class Mishaps:
         self._deaths = [0] * len(world.resolved.replicas)
         self._heard = [0] * len(world.resolved.replicas)
         self._booting: set[int] = set()
+        # Taken out by an operator: these come back only if they are started, not after a death.
+        self._drained: set[int] = set()
         self._returns: dict[int, int | None] = {}
         # replica -> request -> tokens, of those whose end the cluster has not heard of
         self._unheard: list[dict[int, int]] = [{} for _ in world.resolved.replicas]
@@ -174,7 +176,8 @@ class Mishaps:
                     cluster(message)
             case Lost():
                 self._heard[fault.replica] = self._deaths[fault.replica]
-                cluster(msgspec.structs.replace(fault, finished=tuple(self._unheard[fault.replica].items())))
+                returns, finished = fault.returns and fault.replica not in self._drained, self._unheard[fault.replica]
+                cluster(msgspec.structs.replace(fault, finished=tuple(finished.items()), returns=returns))
                 self._unheard[fault.replica].clear()
             case Dies():
                 self._die(fault.replica, fault.back_ns)
@@ -183,9 +186,14 @@ class Mishaps:
             case Cuts():
                 self._cut(fault)
             case Drains():
+                self._drained.add(fault.replica)
                 cluster(Drain(fault.replica, fault.move))
-            case Starts() | Start():
+            case Starts():
+                self._drained.discard(fault.replica)
                 cluster(Start(fault.replica))
+            case Start():
+                if fault.replica not in self._drained:
+                    cluster(fault)
             case Switches():
                 cluster(Switch(fault.replica, fault.role))
             case Boot():
@@ -232,7 +240,7 @@ class Mishaps:
 
     def _boot(self, replica: int) -> None:
         self._booting.discard(replica)
-        if self._alive[replica]:
+        if self._alive[replica] or replica in self._drained:
             return
         self._alive[replica] = True
         self._world.reborn(replica)
