@@ -13,7 +13,7 @@ import yaml
 
 from phasewise.control.deployment import deployment_from
 from phasewise.control.latency import read_latency
-from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
+from phasewise.core.spec import Deployment, LinkSpec, PolicySpec, ReplicaSpec
 from phasewise.core.step import Chunk
 from phasewise.core.steptimes import DecodeTimes, PrefillTimes, StepTimes
 from phasewise.perf.fit import MeasuredStep
@@ -105,6 +105,17 @@ def test_the_workloads_of_the_guide_load(tmp_path: Path) -> None:
     assert [c.name for c in found[2].classes] == ["chat", "summary"]
     assert found[3].describe()["users"] == 32
     assert [c.name for c in found[4].classes] == ["chat", "code"]
+
+
+def test_every_key_of_a_deployment_is_in_the_guide() -> None:
+    tables = [
+        set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+        for table in (DOCS / "deployment.md").read_text().split("\n\n")
+    ]
+    assert set(Deployment.__struct_fields__) in tables
+    assert set(ReplicaSpec.__struct_fields__) in tables
+    (example,) = [text for text in blocks("links.md", "yaml") if "transfer" in text]
+    assert set(yaml.safe_load(example)["link"]) == set(LinkSpec.__struct_fields__)
 
 
 def test_the_links_of_the_guide_are_the_presets() -> None:
