@@ -102,6 +102,14 @@ def test_a_reference_that_nobody_knows() -> None:
     [
         ({"replicas": (ReplicaSpec("h100", role="prefil"),)}, "unknown role 'prefil'; did you mean 'prefill'?"),
         ({"replicas": (ReplicaSpec("h100", role="decode"),)}, "every replica is for decode, and none computes prompts"),
+        (
+            {"replicas": (ReplicaSpec("h100", 2, role="prefill"),)},
+            "every replica is for prefill, and none decodes answers",
+        ),
+        (
+            {"replicas": (ReplicaSpec("h100"), ReplicaSpec("h100", 0))},
+            "replicas[1] is a group of 0 replicas; give 1 to",
+        ),
         ({"replicas": (ReplicaSpec("h100", host_gib=-1.0),)}, "host_gib is -1.0; give GiB of host memory"),
         ({"link": LinkSpec("infiniband")}, "link: unknown link 'infiniband'; did you mean 'infiniband-"),
         ({"link": LinkSpec(gb_s=0.0)}, "link: gb_s is 0.0; give a number above 0"),

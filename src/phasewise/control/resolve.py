@@ -9,7 +9,7 @@ import msgspec
 
 from phasewise.control.latency import in_words, step_times
 from phasewise.core.errors import InputError, unknown
-from phasewise.core.spec import DECODE, ROLES, Deployment, ModelSpec, PolicySpec, Resolved, ResolvedReplica
+from phasewise.core.spec import DECODE, PREFILL, ROLES, Deployment, ModelSpec, PolicySpec, Resolved, ResolvedReplica
 from phasewise.perf.efficiency import DATA_SHEET, FITTED, efficiency
 from phasewise.perf.hardware import device
 from phasewise.perf.links import resolve_link
@@ -122,6 +122,8 @@ def _check(deployment: Deployment, spec: ModelSpec, where: str | None) -> None:
     resolve_link(deployment.link, f"{where}: link" if where else "link")
     if all(group.role == DECODE for group in deployment.replicas) and deployment.replicas:
         raise InputError("every replica is for decode, and none computes prompts; give a group the role prefill", where)
+    if all(group.role == PREFILL for group in deployment.replicas) and deployment.replicas:
+        raise InputError("every replica is for prefill, and none decodes answers; give a group the role decode", where)
     if not deployment.replicas:
         raise InputError("no replicas; give at least one group with a device", where)
 
@@ -132,7 +134,7 @@ def _replica(deployment: Deployment, spec: ModelSpec, number: int, where: str | 
     if group.role not in ROLES:
         raise unknown("role", group.role, ROLES, where)
     if not 1 <= group.count <= 10_000:
-        raise InputError(f"a group of {group.count} replicas; give 1 to 10000", where)
+        raise InputError(f"replicas[{number}] is a group of {group.count} replicas; give 1 to 10000", where)
     found = device(group.device, where)
     try:
         blocks = kv_blocks(spec, found, group.tp, group.memory_utilisation, deployment.block_tokens, pp=group.pp)
