@@ -202,10 +202,40 @@ def test_compare_under_the_same_mishaps(tmp_path: Path, capsys: pytest.CaptureFi
     assert all(arm.summary["failed"] == 0 for arm in without.arms)
     night.write_text("faults: [{replica: 4, dies_at_s: 2}]")
     assert main([*given, "--faults", str(night)]) == 2
-    assert "night.yaml" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("phasewise: error: vllm-v1: ")
+    assert "night.yaml: faults[0]: replica is 4; give 0 to 1" in err
     night.write_text("faults: [{message: any, lost: 0.5}]")
     assert main([*given, "--faults", str(night)]) == 2
     assert "patience_s" in capsys.readouterr().err
+
+
+def test_compare_draws_fleets_as_fleets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One replica of a fleet would pass for all of it: of prompts alone there is nothing to see of answers."""
+    pytest.importorskip("matplotlib")
+    head = "model: Llama-3.1-8B\nreplicas: "
+    (tmp_path / "apart.yaml").write_text(head + "[{device: h100, role: prefill}, {device: h100, role: decode}]\n")
+    (tmp_path / "one.yaml").write_text(head + "[{device: h100}]\n")
+    names = {"apart": ["fleet-1.png"], "one": ["phases.png"], "apart one": ["phases.png", "fleet-1.png"]}
+    for files, pictures in names.items():
+        folder = tmp_path / "pictures" / files
+        folder.mkdir(parents=True)
+        given = [str(tmp_path / f"{name}.yaml") for name in files.split()]
+        wanted = [
+            "--workload",
+            "azure-conv",
+            "--requests",
+            "60",
+            "--rate",
+            "6",
+            "--jobs",
+            "1",
+            "--figures",
+            str(folder),
+        ]
+        assert main(["compare", *given, *wanted]) == 0
+        assert sorted(p.name for p in folder.iterdir()) == sorted(["distributions.png", *pictures])
+        assert capsys.readouterr().err == ""
 
 
 def test_a_capacity_has_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +259,7 @@ def test_a_folder_made_for_nothing_is_gone(tmp_path: Path, monkeypatch: pytest.M
     pytest.importorskip("matplotlib")
     from phasewise.planner import pictures
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         assert (tmp_path / "new").is_dir()
         raise KeyboardInterrupt
 
@@ -238,7 +268,7 @@ def test_a_folder_made_for_nothing_is_gone(tmp_path: Path, monkeypatch: pytest.M
     assert main([*given, "--figures", str(tmp_path / "new")]) == 130
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "old").mkdir()
-    monkeypatch.setattr(pictures, "compare_timelines", lambda runs: 1 / 0)
+    monkeypatch.setattr(pictures, "compare_timelines", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main([*given, "--figures", str(tmp_path / "old")])
     assert [p.name for p in tmp_path.rglob("*")] == ["old"]

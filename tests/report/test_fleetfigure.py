@@ -100,6 +100,7 @@ def test_the_picture_says_who_did_what(tmp_path: Any) -> None:
     said = " ".join(text.get_text() for text in figure.findobj(Text))
     for words in ("faults: bad-night", "2 × toy for prefill + 2 × toy for decode", "time since the first arrival, s"):
         assert words in said
+    assert "night shift: " in fleet_timeline(log, name="night shift").get_suptitle()
     save(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 

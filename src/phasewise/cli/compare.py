@@ -23,7 +23,7 @@ from phasewise.control.deployment import as_written
 from phasewise.control.scenario import read_scenario
 from phasewise.core.errors import InputError
 from phasewise.core.version import VERSION
-from phasewise.planner.compare import Comparison, compared
+from phasewise.planner.compare import Arm, Comparison, compared
 from phasewise.planner.objective import Objective, check, limits
 from phasewise.planner.source import Source
 from phasewise.planner.workers import Workers, cores
@@ -53,7 +53,7 @@ def run(
             check(objective, arm.deployment.deployment.slo)
     if faults is not None:
         # Read for each anew: a line may name a role.
-        arms = [msgspec.structs.replace(arm, scenario=read_scenario(faults, arm.deployment)) for arm in arms]
+        arms = [_under(faults, arm) for arm in arms]
     errors = Console(stderr=True, highlight=False)
     began = perf_counter()
     with _folder(figures), Drafts() as drafts, Bar(errors) as bar, Workers(what.jobs or cores()) as workers:
@@ -88,6 +88,14 @@ def run(
     if drawn:
         rows.append(("figures", ", ".join(str(Path(str(figures)) / name) for name in drawn)))
     show(Group(pairs(rows), Text(), table(found, Console().width)))
+
+
+def _under(faults: Path, arm: Arm) -> Arm:
+    """A deployment under a scenario. InputError that names the deployment if the file does not suit it."""
+    try:
+        return msgspec.structs.replace(arm, scenario=read_scenario(faults, arm.deployment))
+    except InputError as error:
+        raise InputError(str(error), arm.name) from None
 
 
 def parse_rates(text: str) -> list[float]:

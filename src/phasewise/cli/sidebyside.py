@@ -127,7 +127,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Draw distributions.png, phases.png and, if rates were looked at, rates.png into it.",
+            help="Draw distributions.png, phases.png (fleet-N.png of a fleet) and, of rates, rates.png into it.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,

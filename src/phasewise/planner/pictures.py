@@ -9,12 +9,15 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from phasewise.perf.links import sends
 from phasewise.planner.capacity import BACKLOG, Capacity, Probe
 from phasewise.planner.compare import Arm, Comparison
 from phasewise.planner.objective import UNITLESS, Objective, Percentiles, limits, words
 from phasewise.planner.sweep import Sweep, Swept
+from phasewise.record.fleet import is_fleet
 from phasewise.report.curves import Line, Panel, Point, distributions, rate_curves
 from phasewise.report.figures import compare_timelines, save
+from phasewise.report.fleetfigure import fleet_timeline
 from phasewise.report.heat import BLANK, FAILED, HELD, MISSED, Cell, Setting, Words, heat_map, lines
 from phasewise.report.rows import devices_text, number
 
@@ -64,7 +67,8 @@ def _ran(arms: Sequence[Arm], workload: str) -> str:
 
 
 def draw(found: Comparison, place: Callable[[str], str | Path]) -> list[str]:
-    """Draw `distributions.png`, `phases.png` and, if rates were looked at, `rates.png`, each where `place` says; the names."""
+    """Draw `distributions.png`; `phases.png` of all single replicas, `fleet-N.png` of each fleet, the N-th deployment; and, if
+    rates were looked at, `rates.png`, each where `place` says; the names."""
     runs = [(arm.name, log) for arm, log in zip(found.arms, found.runs, strict=True)]
     workload = found.runs[0].header.workload
     rate = workload["mean_rate_rps"]
@@ -76,8 +80,16 @@ def draw(found: Comparison, place: Callable[[str], str | Path]) -> list[str]:
         save(rates_picture(found.arms, found.capacities, found.probes, *asked), place("rates.png"))
         drawn.append("rates.png")
     save(distributions(runs, about), place("distributions.png"))
-    save(compare_timelines(runs), place("phases.png"))
-    return [*drawn, "distributions.png", "phases.png"]
+    drawn.append("distributions.png")
+    fleets = [is_fleet(log.header.resolved) for _, log in runs]
+    if not all(fleets):
+        save(compare_timelines(runs, only=[i for i in range(len(runs)) if not fleets[i]]), place("phases.png"))
+        drawn.append("phases.png")
+    for i, (name, log) in enumerate(runs):
+        if fleets[i]:
+            drawn.append(f"fleet-{i + 1}.png")
+            save(fleet_timeline(log, sends=sends(log.header.resolved), name=name), place(drawn[-1]))
+    return drawn
 
 
 def sweep_picture(found: Sweep, workload: str) -> Figure:

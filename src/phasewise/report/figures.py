@@ -69,8 +69,18 @@ def timeline(log: RunLog, replica: int = 0, window: Window | None = None) -> Fig
     return figure
 
 
-def compare_timelines(runs: Sequence[tuple[str, RunLog]], replica: int = 0, window: Window | None = None) -> Figure:
-    """The timelines of several runs, one above the other, over one window, on one scale where that leaves all legible."""
+def compare_timelines(
+    runs: Sequence[tuple[str, RunLog]],
+    replica: int = 0,
+    window: Window | None = None,
+    only: Sequence[int] | None = None,
+) -> Figure:
+    """The timelines of several runs, one above the other, over one window, on one scale where that leaves all legible.
+
+    Each has the colour of its place; `only` those at these places are drawn (None: all).
+    """
+    places = range(len(runs)) if only is None else only
+    runs = [runs[i] for i in places]
     if not runs:
         raise InputError("no runs to compare; give at least one")
     all_series = [phases(log, replica) for _, log in runs]
@@ -81,7 +91,7 @@ def compare_timelines(runs: Sequence[tuple[str, RunLog]], replica: int = 0, wind
         for i, (series, (name, _)) in enumerate(zip(all_series, runs, strict=True)):
             panels = every[3 * i : 3 * i + 3]
             _panels(panels, series, shown)
-            panels[0].set_title(name, loc="left", fontsize=11, fontweight="bold", color=colour(i))
+            panels[0].set_title(name, loc="left", fontsize=11, fontweight="bold", color=colour(places[i]))
         _objective(every[2::3], runs[0][1])
         for kind in range(3):
             _share_scale(every[kind::3])
@@ -186,8 +196,9 @@ def _panels(panels: Sequence[Axes], series: Phases, shown: Window) -> None:
     _gaps(panels[2], series, rows)
     for axes in panels:
         axes.set_xlim(low, high)
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="y", nbins=4)
+        axes.yaxis.set_major_formatter("{x:,g}")
+        # Of the gaps there are fractions, of tokens and requests there are none.
+        axes.locator_params(axis="y", nbins=4, integer=axes is not panels[-1])
         axes.tick_params(labelbottom=axes is panels[-1])
 
 
@@ -231,7 +242,7 @@ def _requests(axes: Axes, series: Phases, rows: Any, shown: Window) -> None:
     aside.grid(False)
     aside.tick_params(axis="y", colors=WAITING, labelcolor=WAITING)
     aside.yaxis.set_major_formatter("{x:,.0f}")
-    aside.locator_params(axis="y", nbins=4)
+    aside.locator_params(axis="y", nbins=4, integer=True)
 
 
 def _within(at_s: Floats, counts: Counts, shown: Window) -> tuple[Floats, Counts]:

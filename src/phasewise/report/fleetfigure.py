@@ -39,11 +39,11 @@ MOST_ROWS = 40
 """Replicas that get a row each; of more, each role gets one for all of them."""
 
 
-def fleet_timeline(log: RunLog, window: Window | None = None, sends: Sequence[float] = ()) -> Figure:
+def fleet_timeline(log: RunLog, window: Window | None = None, sends: Sequence[float] = (), name: str = "") -> Figure:
     """What all replicas did over a run, or over a window of it in seconds since the first arrival.
 
-    `sends` is what each replica can send at most, bytes/s, where that is to be shown. InputError for a window that the run
-    does not have, or a run in which nothing happened.
+    `sends` is what each replica can send at most, bytes/s, where that is to be shown; `name` what the fleet is called among
+    several. InputError for a window that the run does not have, or a run in which nothing happened.
     """
     series = fleet_series(log, window)
     rows = _rows(log, series)
@@ -66,11 +66,11 @@ def fleet_timeline(log: RunLog, window: Window | None = None, sends: Sequence[fl
             _legend(axes)
         every[-1].set_xlabel(f"time since the first arrival, {unit}")
         figure.align_ylabels(every)
-        figure.suptitle(_title(log), x=0.01, ha="left", fontsize=11.5)
+        figure.suptitle(_title(log, name), x=0.01, ha="left", fontsize=11.5)
     return figure
 
 
-def _title(log: RunLog) -> str:
+def _title(log: RunLog, name: str) -> str:
     resolved, scenario = log.header.resolved, log.header.scenario
     deployment = resolved.deployment
     batchers = dict.fromkeys(resolved.batcher(i).name for i in range(len(resolved.replicas)))
@@ -80,7 +80,8 @@ def _title(log: RunLog) -> str:
     )
     first = f"{' and '.join(batchers)} behind {deployment.router.name} · {resolved.model.name} on {fleet}"
     faults = f" · faults: {scenario.name}" if scenario is not None and scenario.name else ""
-    return f"{first}\n{workload_text(log.header)}{faults} · simulated times: {resolved.basis}"
+    called = f"{name}: " if name else ""
+    return f"{called}{first}\n{workload_text(log.header)}{faults} · simulated times: {resolved.basis}"
 
 
 def _unit(length_s: float) -> tuple[float, str]:
@@ -163,8 +164,8 @@ def _memory(axes: Axes, log: RunLog, mine: list[int], memory: Memory, edges: Flo
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.locator_params(axis="y", nbins=4)
     axes.set_ylabel(f"KV memory,\n{spec.role}")
-    note = f"{len(mine)} × {memory.room:,} tokens"
-    axes.annotate(note, (0.004, 0.95), xycoords="axes fraction", va="top", fontsize=8.5, color="#555555")
+    note = f"{len(mine)} × {spec.device.name}, {memory.room:,} tokens each"
+    axes.set_title(note, loc="left", pad=2, fontsize=8.5, color="#555555")
 
 
 def _waits(axes: Axes, series: Fleet, edges: Floats) -> None:

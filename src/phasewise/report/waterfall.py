@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SLOWEST = 15
 MOST_STAGES = 40
+MOST_BESIDE = 8
 TYPICAL = (0.5, 0.9, 0.99)
 COLOURS = dict(
     zip(KINDS, (WAITING, PREFILL, HANDED, MOVING, SEATED, DECODE_COLOUR, "#999999", GONE, PREFILL), strict=True)
@@ -216,4 +217,8 @@ def _legend(figure: Figure, bars: Sequence[Bar]) -> None:
         Line2D([], [], color="black", linewidth=0, marker="|", markersize=11, markeredgewidth=1.4, label="first token")
     )
     handles.append(Line2D([], [], linewidth=0, marker="$2$", color="black", markersize=6, label="on replica 2"))
-    figure.legend(handles=handles, loc="outside lower left", ncols=10, handlelength=1.2, columnspacing=1.3)
+    # More in a row would not fit the width.
+    rows = -(-len(handles) // MOST_BESIDE)
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=-(-len(handles) // rows), handlelength=1.2, columnspacing=1.3
+    )
