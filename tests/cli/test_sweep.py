@@ -123,6 +123,14 @@ def test_one_rate_with_a_number_of_devices(capsys: pytest.CaptureFixture[str]) -
         assert point.worst.of_limit == max(probe.scores["tbt@p99"] / 0.05, probe.scores["delay@p50"] / 2)
 
 
+def test_a_point_that_only_its_backlog_fails_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--slo", "tpot=1@p90", "--sweep", "replicas.0.count=1", "--at", "60"]
+    assert main(["capacity", *FLAGS, *given]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "tpot@p90, backlog" in last
+    assert "best" not in last
+
+
 def test_the_command_says_what_the_library_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "d.yaml"
     file.write_text("model: meta-llama/Llama-3.1-8B\nreplicas: [{device: h100}]\nreference: a100\n")
@@ -171,7 +179,7 @@ CASES = [
     ("--sweep replicas.0.count=1,2 --at 0", "--at: rate 0.0 is not a rate"),
     ("--sweep replicas.0.count=1,2 --devices 1-2", "--devices 1-2: not a number of devices; write 40, ..40"),
     ("--sweep replicas.0.count=1,2 --devices 7", "--devices: no point has 7 devices; they have 1 to 2"),
-    ("--sweep replicas.0.count=0", "--sweep: no point of the sweep can be run: a group of 0 replicas"),
+    ("--sweep replicas.0.count=0", "--sweep: no point of the sweep can be run: replicas[0] is a group of 0 replicas"),
     (
         "--sweep replicas.0.count=1,2 --batcher sarathi --batcher vllm-v1",
         "--batcher: a sweep is over one deployment; leave all but one out, or sweep over batcher=A,B",

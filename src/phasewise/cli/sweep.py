@@ -219,5 +219,6 @@ def _cells(found: Sweep, one: Swept) -> list[str]:
         return [*numbers, "cannot be run"]
     first = (margin[0],) if found.at is not None and margin is not None else ()
     names = list(dict.fromkeys((*first, *one.bound_by)))
-    rest = f", {len(names) - 1} more" if len(names) > 1 else ""
-    return [*numbers, f"{names[0]}{rest}" if names else NONE]
+    if len(names) > 2:
+        names = [names[0], f"{len(names) - 1} more"]
+    return [*numbers, ", ".join(names) or NONE]
