@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from phasewise.control.replay import replay
 from phasewise.core.action import Ended, Outcome
 from phasewise.core.errors import LogError
+from phasewise.core.fault import Cuts, Dies, Drains, Mangles, Scenario, Switches
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
+from phasewise.policy import catalog
 from phasewise.record.columns import ClusterColumns, InstanceColumns
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
@@ -50,6 +52,38 @@ def test_a_fresh_process_takes_the_same_actions(tmp_path: Path, hash_seed: str) 
     done = subprocess.run(
         [sys.executable, "-c", ALONE, *paths], capture_output=True, text=True, env=environment, check=False
     )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == events
+
+
+def test_fleets_replay_in_a_fresh_process(tmp_path: Path) -> None:
+    """Two phases apart behind every router, replicas that die, drain and change their roles, a wire that loses and delays."""
+    groups = tuple(ReplicaSpec("h100", 2, role=role) for role in ("prefill", "decode"))
+    deployment = Deployment(
+        "Llama-3.1-8B", groups, PolicySpec("splitwise"), wire_s=1e-4, patience_s=0.5, cold_start_s=1.0
+    )
+    s = 1_000_000_000
+    faults = (
+        Dies(2 * s, 2, 4 * s),
+        Drains(6 * s, 3, True),
+        Switches(7 * s, 1, "mixed"),
+        Cuts(5 * s, 0, None, None, 6 * s),
+        Mangles(None, 0.02, None, 0, 9 * s),
+        Mangles(None, 0.05, s // 10, 0, 9 * s),
+    )
+    chat = load("azure-conv", rate=20, requests=200)
+    routers = [name for role, name in catalog.PAPERS if role == "router"]
+    assert len(routers) >= 6
+    events = []
+    for name in routers:
+        routed = msgspec.structs.replace(deployment, router=PolicySpec(name))
+        log = simulate(routed, chat, 1, scenario=Scenario(faults), log=tmp_path / name)
+        assert log.summary["fleet"]["handed_over"] > 100
+        assert log.summary["fleet"]["retries"] > 0
+        events.append(log.summary["events"])
+    environment = {**os.environ, "PYTHONHASHSEED": "424242"}
+    given = [sys.executable, "-c", ALONE, *(tmp_path / name for name in routers)]
+    done = subprocess.run(given, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == events
 

@@ -1,4 +1,4 @@
-"""What an operator has taken out stays out, whatever else becomes of its process."""
+"""What is brought about, and what it costs: drained replicas stay out, and what is over weighs nothing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from fleets import tight_fleet
 from phasewise.control.replay import replay
 from phasewise.core.action import Outcome
 from phasewise.core.event import Lost
-from phasewise.core.fault import Dies, Drains, Fault, Scenario, Starts
+from phasewise.core.fault import Cuts, Dies, Drains, Fault, Scenario, Slows, Starts, holds
 from phasewise.core.message import Ready, Submit
 from phasewise.record.runlog import RunLog
+from phasewise.sim import mishaps
 from phasewise.sim.simulate import simulate
-from worlds import ToyLatency, workload
+from worlds import ConstantLatency, ToyLatency, workload
 
 US = 1_000
 COLD_US = 20
@@ -82,3 +83,31 @@ def test_nobody_waits_for_what_was_drained() -> None:
     outcomes = log.tables.requests["outcome"]
     assert set(outcomes.tolist()) == {Outcome.FINISHED, Outcome.FAILED}
     assert int(log.tables.requests["end_ns"][outcomes == Outcome.FAILED].min()) == 300 * US
+
+
+def test_each_fault_is_looked_at_twice_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def counted(fault: Slows | Cuts, at_ns: int) -> bool:
+        looks.append(fault)
+        return holds(fault, at_ns)
+
+    monkeypatch.setattr(mishaps, "holds", counted)
+    slows = [Slows(i * US, i % 2, 1.5, (i + 3) * US) for i in range(200)]
+    cuts = [Cuts(i * US, 0, 1, 2.0, (i + 3) * US) for i in range(200)]
+    ran(*slows, *cuts)
+    assert len(looks) == 2 * 400
+
+
+def test_overlapping_slow_times_multiply_and_end() -> None:
+    """Two of a kind count twice. Steps of 1 us, of which the first after a change may have begun before it."""
+    twice = Slows(200 * US, 0, 2.0, 300 * US)
+    faults = (Slows(0, 0, 2.0, 100 * US), Slows(50 * US, 0, 3.0, 150 * US), twice, twice)
+    resolved = tight_fleet(["mixed"], max_context=48)
+    log = simulate(resolved, workload(ROWS), physics=lambda i: ConstantLatency(US), scenario=Scenario(faults))
+    steps = log.tables.steps[0]
+    factors = {(0, 50): 2, (50, 100): 6, (100, 150): 3, (150, 200): 1, (200, 300): 4, (300, 1000): 1}
+    for (low, high), factor in factors.items():
+        mine = steps[(steps["start_ns"] >= low * US) & (steps["end_ns"] < high * US)]
+        assert len(mine)
+        assert ((mine["end_ns"] - mine["start_ns"]) == factor * US * mine["steps"]).all()

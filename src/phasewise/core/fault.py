@@ -29,7 +29,6 @@ MESSAGES = (
     "finished",
     "cancelled",
     "declined",
-    "prefilled",
     "refused",
     "report",
     "setrole",

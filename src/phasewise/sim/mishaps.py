@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappush
+from math import prod
 from typing import Any, Protocol
 
 import msgspec
@@ -64,6 +65,8 @@ class Mishaps:
         self._deaths = [0] * len(world.resolved.replicas)
         self._heard = [0] * len(world.resolved.replicas)
         self._booting: set[int] = set()
+        # What slows a replica, or bears upon a link, now: many more may be past or to come.
+        self._slowing: dict[Any, list[Any]] = {}
         # Taken out by an operator: these come back only if they are started, not after a death.
         self._drained: set[int] = set()
         self._returns: dict[int, int | None] = {}
@@ -182,6 +185,7 @@ class Mishaps:
             case Dies():
                 self._die(fault.replica, fault.back_ns)
             case Slows():
+                self._bearing(fault, fault.replica)
                 self._slow(fault.replica)
             case Cuts():
                 self._cut(fault)
@@ -248,24 +252,25 @@ class Mishaps:
         self._slow(replica)
         self._world.takes[replica](Began())
 
+    def _bearing(self, fault: Slows | Cuts, upon: Any) -> list[Any]:
+        """What bears upon a replica or a link, now that this begins or ends."""
+        found = self._slowing.setdefault(upon, [])
+        if holds(fault, self._world.clock.now_ns):
+            found.append(fault)
+        elif fault in found:
+            found.remove(fault)
+        return found
+
     def _slow(self, replica: int) -> None:
         """Set a replica's pace by all that slows it now."""
-        now_ns = self._world.clock.now_ns
-        factor = 1.0
-        for fault in self._scenario.faults:
-            if isinstance(fault, Slows) and fault.replica == replica and holds(fault, now_ns):
-                factor *= fault.factor
         if self._alive[replica]:
-            self._world.executors[replica].slow(factor)
+            self._world.executors[replica].slow(prod((f.factor for f in self._slowing.get(replica, ())), start=1.0))
 
     def _cut(self, fault: Cuts) -> None:
         """Set a link as all that bears upon it now has it."""
-        now_ns = self._world.clock.now_ns
         ends = (fault.source, fault.target)
-        same = [f for f in self._scenario.faults if isinstance(f, Cuts) and (f.source, f.target) == ends]
-        bearing = [f.factor for f in same if holds(f, now_ns)]
         factor: float | None = 1.0
-        for one in bearing:
-            factor = None if factor is None or one is None else factor * one
+        for one in self._bearing(fault, ends):
+            factor = None if factor is None or one.factor is None else factor * one.factor
         assert self._world.transfers is not None
         self._world.transfers.cut(*ends, factor)
