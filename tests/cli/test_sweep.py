@@ -131,6 +131,14 @@ def test_a_point_that_only_its_backlog_fails_says_so(capsys: pytest.CaptureFixtu
     assert "best" not in last
 
 
+def test_if_nothing_holds_at_a_rate_a_run_too_short_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--slo", "tpot=0.001@p90", "--sweep", "replicas.0.count=1,2", "--at"]
+    assert main(["capacity", *FLAGS, *given, "100"]) == 0
+    assert "2 of 2 points are to be doubted" in capsys.readouterr().err
+    assert main(["capacity", *FLAGS, *given, "4"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_the_command_says_what_the_library_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "d.yaml"
     file.write_text("model: meta-llama/Llama-3.1-8B\nreplicas: [{device: h100}]\nreference: a100\n")

@@ -177,8 +177,9 @@ def took(found: Sweep, wall_s: float) -> str:
 def warn(errors: Console, found: Sweep) -> None:
     """What could not be run, and what a reader must know before trusting the rest: a line for each, with an example."""
     failed = [one for one in found.found if one.error is not None]
-    # That nothing holds is a result, and stands in the table.
-    doubted = [one for one in found.found if one.notes and (one.rate is not None or len(one.notes) > 1)]
+    # That nothing holds is a result, and stands in the table; at one rate a run that is too short may be the whole reason.
+    nothing = found.at is not None and found.best is None
+    doubted = [one for one in found.found if one.notes and (nothing or one.rate is not None or len(one.notes) > 1)]
     said = []
     for what, those in (("cannot be run", failed), ("are to be doubted", doubted)):
         if those:
