@@ -258,6 +258,18 @@ def test_no_matplotlib_is_said_before_the_run(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_failed_requests_are_counted_with_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, night = tmp_path / "t.csv", tmp_path / "night.yaml"
+    path.write_text(HEADER + "0,10,5\n4,10,5\n5,10,5\n")
+    night.write_text("faults: [{replica: 0, dies_at_s: 2}]")
+    assert main(["simulate", *FLAGS, "--workload", str(path), "--faults", str(night), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    found = simulate_schema.read(out)
+    assert (found.summary.completed, found.summary.failed) == (1, 2)
+    why = "no replica was left, or to come, for their prompts or their answers"
+    assert err == f"phasewise: warning: 2 of 3 requests failed, the first at 4.00 s: {why}\n"
+
+
 def test_rejected_requests_are_counted_with_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "t.csv"
     path.write_text(HEADER + "0,10,5\n1,9000,5\n2,9001,5\n3,10,5\n")

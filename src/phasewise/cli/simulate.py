@@ -20,9 +20,11 @@ from phasewise.control.scenario import read_scenario
 from phasewise.core.action import Outcome
 from phasewise.core.errors import InputError
 from phasewise.core.spec import Resolved
+from phasewise.core.units import NS_PER_S
 from phasewise.perf.links import sends
 from phasewise.record.fleet import is_fleet
 from phasewise.record.runlog import RunLog
+from phasewise.report.rows import duration
 from phasewise.sim.simulate import check_fit, simulate
 from phasewise.workload.source import builtin_names, load
 from phasewise.workload.workload import Workload
@@ -77,7 +79,7 @@ def run(wanted: Wanted) -> None:
         bar.stage("simulating", len(workload))
         path = None if wanted.log is None else drafts.path(wanted.log)
         log = simulate(resolved, workload, wanted.seed, log=path, scenario=scenario, progress=bar.advance_to)
-        warnings = [*workload.notes, *_rejections(log, workload)]
+        warnings = [*workload.notes, *_rejections(log, workload), *_failures(log)]
         text = json_text(document(log, warnings))
         if wanted.json is not None and wanted.json != STDOUT:
             drafts.path(wanted.json).write_text(text, encoding="utf-8")
@@ -170,3 +172,14 @@ def _rejections(log: RunLog, workload: Workload) -> list[str]:
     place = workload.where(int(first["request"]))
     why = f"its prompt of {int(first['prompt']):,} tokens leaves no room for output in a context of {limit:,}"
     return [f"{len(rejected):,} of {len(requests):,} requests rejected; the first is {place}: {why}"]
+
+
+def _failures(log: RunLog) -> list[str]:
+    """One line for all the requests that were given up; nothing if there are none. The log has the phase of each."""
+    requests = log.tables.requests
+    failed = requests[requests["outcome"] == Outcome.FAILED]
+    if not len(failed):
+        return []
+    first = duration(int(failed["end_ns"].min()) / NS_PER_S)
+    why = "no replica was left, or to come, for their prompts or their answers"
+    return [f"{len(failed):,} of {len(requests):,} requests failed, the first at {first}: {why}"]
