@@ -267,7 +267,7 @@ def test_failed_requests_are_counted_with_one_warning(tmp_path: Path, capsys: py
     found = simulate_schema.read(out)
     assert (found.summary.completed, found.summary.failed) == (1, 2)
     why = "no replica was left, or to come, for their prompts or their answers"
-    assert err == f"phasewise: warning: 2 of 3 requests failed, the first at 4.00 s: {why}\n"
+    assert err == f"phasewise: warning: 2 of 3 requests failed, the first at 4 s: {why}\n"
 
 
 def test_rejected_requests_are_counted_with_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
