@@ -7,7 +7,6 @@ go (memory, a file) is the sink's affair.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from struct import Struct
 from typing import Protocol
 
 import msgspec
@@ -18,18 +17,14 @@ from phasewise.core.event import Event
 from phasewise.record.columns import Record
 
 BATCH, WAITING, LEAST = 256, 512, 8
-"""Records encoded at a time: enough to spread the cost of a call; of a fleet fewer in each room, so that no more than so many
-wait in all, but never below. They take a kilobyte each, and are to be still in a cache when their turn comes."""
-
-SEGMENT = 16_384
-"""Bytes of a room's log that are kept before they are given to its sink."""
+"""Records encoded at a time, which make a segment: enough to spread the cost of a call; of a fleet fewer in each room, so that
+no more than so many wait in all, but never below. They take a kilobyte each, and are to be still in a cache when their turn
+comes."""
 
 Sink = Callable[[bytes], None]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[int, Event, list[Action]]]).decode
-_array = Struct(">BI").pack  # what precedes the elements of a MessagePack array of any length
-_ARRAY, _SHORT, _MIDDLE = 0xDD, 16, 1 << 16
 
 
 class Columns(Protocol):
@@ -41,40 +36,23 @@ class Columns(Protocol):
 class RoomLog:
     """The journal of one room (see `control.ports.Journal`)."""
 
-    __slots__ = ("_bytes", "_held", "_sink", "batch", "columns", "events", "full")
+    __slots__ = ("_sink", "batch", "columns", "events", "full")
 
     def __init__(self, columns: Columns, sink: Sink, full: int = BATCH) -> None:
         self.columns = columns
         self.events = 0
         self.batch: list[Record] = []
         self.full = full
-        self._bytes = bytearray()
-        self._held = 0
         self._sink = sink
 
     def flush(self) -> None:
         """Encode and fold what waits."""
         batch = self.batch
-        count = len(batch)
-        self._bytes += memoryview(_encode(batch))[1 if count < _SHORT else 3 if count < _MIDDLE else 5 :]
-        self._held += count
-        self.columns.fold(batch)
-        batch.clear()
-        if len(self._bytes) > SEGMENT:
-            self.spill()
-
-    def spill(self) -> None:
-        """Give what is encoded to the sink, as one segment."""
-        if self._held:
-            self.events += self._held
-            self._sink(_array(_ARRAY, self._held) + self._bytes)
-            self._bytes = bytearray()
-            self._held = 0
-
-    def close(self) -> None:
-        """Nothing more will come."""
-        self.flush()
-        self.spill()
+        if batch:
+            self.events += len(batch)
+            self._sink(_encode(batch))
+            self.columns.fold(batch)
+            batch.clear()
 
 
 def read_segment(segment: bytes) -> Iterator[Record]:

@@ -195,7 +195,7 @@ class Recorder:
         """The finished log. One that was streamed to a file reads its events from there, once it is kept."""
         rooms = (self.cluster, *self.instances)
         for room in rooms:
-            room.close()
+            room.flush()
         found = [columns.tables() for columns in self._replicas]
         steps, spans = tuple(t[0] for t in found), tuple(t[1] for t in found)
         transfers = tuple(columns.transfers() for columns in self._replicas)
