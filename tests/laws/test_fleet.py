@@ -20,14 +20,14 @@ from phasewise.core.event import Died, Lost, StepDone
 from phasewise.core.fault import Dies, Scenario
 from phasewise.core.message import Submit
 from phasewise.core.resident import Resident
-from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
+from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Resolved
 from phasewise.policy.fleet import serves
 from phasewise.record.runlog import RunLog
 from phasewise.sim.simulate import simulate
 from phasewise.sim.world import World
 from phasewise.workload import source
 from watched import watched
-from worlds import ToyLatency, random_gone, random_rows, workload
+from worlds import Row, ToyLatency, random_gone, random_rows, workload
 
 
 class Audited:
@@ -144,6 +144,17 @@ def assert_failures_have_a_reason(log: RunLog) -> None:
                 assert not any(there[i] and serves(role, phase) for i, role in enumerate(roles))
 
 
+def assert_all_end_as_they_should(
+    resolved: Resolved, rows: list[Row], gone: dict[int, int], scenario: Scenario | None
+) -> None:
+    """Whatever goes wrong: nothing is lost, nobody is left inside or fails without reason, and it replays."""
+    world, log = run(resolved, workload(rows, gone), scenario)
+    assert_nothing_is_lost(world, log, rows, gone)
+    assert_failures_have_a_reason(log)
+    assert not (log.tables.requests["outcome"] == Outcome.INSIDE).any()
+    replay(log, lambda i: ToyLatency())
+
+
 @pytest.mark.parametrize("batcher", BATCHERS)
 @given(data=st.data())
 @settings(max_examples=settings.default.max_examples)
@@ -183,11 +194,7 @@ def test_nothing_is_lost_under_faults(batcher: str, lossy: bool, data: st.DataOb
         patience_s=50e-6 if lossy else None,
         host_blocks=data.draw(st.sampled_from([0, 6, 100])),
     )
-    world, log = run(resolved, workload(rows, gone), scenario)
-    assert_nothing_is_lost(world, log, rows, gone)
-    assert_failures_have_a_reason(log)
-    assert not (log.tables.requests["outcome"] == Outcome.INSIDE).any()
-    replay(log, lambda i: ToyLatency())
+    assert_all_end_as_they_should(resolved, rows, gone, scenario)
 
 
 @pytest.mark.parametrize("faults", [False, True], ids=["sound", "faults"])
@@ -207,11 +214,7 @@ def test_nothing_is_lost_between_pipelines(batcher: str, faults: bool, data: st.
         patience_s=50e-6,
         stages=data.draw(st.lists(st.integers(1, 3), min_size=len(roles), max_size=len(roles))),
     )
-    world, log = run(resolved, workload(rows, gone), scenario)
-    assert_nothing_is_lost(world, log, rows, gone)
-    assert_failures_have_a_reason(log)
-    assert not (log.tables.requests["outcome"] == Outcome.INSIDE).any()
-    replay(log, lambda i: ToyLatency())
+    assert_all_end_as_they_should(resolved, rows, gone, scenario)
 
 
 @pytest.mark.parametrize("lossy", [False, True], ids=["reliable wire", "lossy wire"])
@@ -233,11 +236,7 @@ def test_nothing_is_lost_when_answers_move(batcher: str, lossy: bool, data: st.D
         host_blocks=data.draw(st.sampled_from([0, 6, 100])),
         stages=data.draw(st.one_of(st.just([]), st.lists(st.integers(1, 3), min_size=len(roles), max_size=len(roles)))),
     )
-    world, log = run(resolved, workload(rows, gone), scenario)
-    assert_nothing_is_lost(world, log, rows, gone)
-    assert_failures_have_a_reason(log)
-    assert not (log.tables.requests["outcome"] == Outcome.INSIDE).any()
-    replay(log, lambda i: ToyLatency())
+    assert_all_end_as_they_should(resolved, rows, gone, scenario)
 
 
 def test_attempts_begin_where_the_tokens_before_them_ended() -> None:

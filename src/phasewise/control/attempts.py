@@ -56,25 +56,27 @@ class Attempts:
             self.wait(life, now_ns, out, PREFILL, reason)
             return
         if type(homes) is int and view.whole[homes]:
-            life.home = homes
-            if self.keeps:
-                self._keep(life)
-            out.append(Submit(homes, request, life.epoch, life.delivered))
-            return
-        prefill, decode = (homes, homes) if isinstance(homes, int) else self._apart(homes, out)
-        role = view.roles[prefill]
-        if not view.open[prefill] or role == DECODE:
-            raise PlanError(f"request {request.id} is sent to replica {prefill}, which serves no prompts now")
-        life.home = prefill
-        if decode != prefill or role == PREFILL:
-            life.stays = False
-            if decode != prefill:
-                life.next = decode
+            prefill = decode = life.home = homes
+        else:
+            prefill, decode = self._send(life, homes, out)
         if self.keeps:
             self._keep(life)
         out.append(Submit(prefill, request, life.epoch, life.delivered, life.stays))
         if decode != prefill:
             out.append(life.reserve())
+
+    def _send(self, life: Life, homes: int | Homes, out: list[Action]) -> tuple[int, int]:
+        """The two homes of an attempt, one of which may serve a single phase."""
+        prefill, decode = (homes, homes) if isinstance(homes, int) else self._apart(homes, out)
+        role = self.view.roles[prefill]
+        if not self.view.open[prefill] or role == DECODE:
+            raise PlanError(f"request {life.request.id} is sent to replica {prefill}, which serves no prompts now")
+        life.home = prefill
+        if decode != prefill or role == PREFILL:
+            life.stays = False
+            if decode != prefill:
+                life.next = decode
+        return prefill, decode
 
     def _keep(self, life: Life) -> None:
         """Write down for the router where an attempt was sent."""

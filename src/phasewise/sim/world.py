@@ -107,6 +107,7 @@ class World:
         self.cluster = Loop(open_cluster(resolved, seed), self.clock, recorder.cluster, ports)
         for i in range(n):
             self.instances.append(self._loop(i))
+            self.lanes += self._seats(i)
         self.takes: list[Callable[[Any], None]] = [loop.take for loop in self.instances]
         self.takes.append(self.cluster.take)
         if self.mishaps is not None:
@@ -184,8 +185,6 @@ class World:
         clock, agenda, inbox, alarms = self.clock, self.clock.agenda, self.inbox, self._alarms
         takes, transfers, last = self.takes, self.transfers, self._orders[-1]
         lanes = self.lanes
-        for i in range(self._n):
-            lanes += self._seats(i)
         letter: Callable[[], Mail] = inbox.popleft if isinstance(inbox, deque) else lambda: heappop(inbox)
         cluster = self.cluster.take
         outside = self._outside(progress)
