@@ -180,6 +180,24 @@ def test_compare_of_files_by_name_without_an_objective(tmp_path: Path, capsys: p
     assert [arm.name for arm in found.arms] == ["small, static", "large, static"]
 
 
+@pytest.mark.parametrize("verb", ["compare", "capacity"])
+def test_a_batcher_that_no_replica_would_have_is_refused(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fleet.yaml"
+    text = "model: Llama-3.1-8B\nmax_context: 8192\nreplicas:\n  - {device: h100, role: prefill, batcher: sarathi}\n"
+    path.write_text(f"{text}  - {{device: h100, role: decode, batcher: vllm-v1}}\n")
+    given = [verb, str(path), "--workload", "azure-conv", "--requests", "30", "--jobs", "1", "--slo", "tbt=1@p99"]
+    assert main([*given, "--batcher", "orca"]) == 2
+    why = "would change nothing, for each group of replicas has a batcher of its own"
+    remedy = "take another for one with --set replicas.0.batcher=orca"
+    assert capsys.readouterr().err == f"phasewise: error: --batcher orca: {why}; {remedy}\n"
+    assert main([*given, "--set", "replicas.0.batcher=orca"]) == 0
+    # A group without one of its own takes it.
+    path.write_text(f"{text}  - {{device: h100, role: decode}}\n")
+    assert main([*given, "--batcher", "orca"]) == 0
+
+
 def test_compare_under_the_same_mishaps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     night = tmp_path / "night.yaml"
     night.write_text("faults: [{replica: 1, dies_at_s: 2}, {replica: 0, dies_at_s: 9}]")

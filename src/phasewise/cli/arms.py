@@ -120,6 +120,9 @@ def _with_batcher(data: dict[str, Any], text: str) -> dict[str, Any]:
     pairs = [pair.strip() for pair in rest.split(",")] if colon else []
     if not name.strip() or not all("=" in pair for pair in pairs):
         raise InputError("not a batcher; write NAME, or NAME:KEY=VALUE,KEY=VALUE", where)
+    if all(group.get("batcher") for group in data["replicas"]):
+        what = "would change nothing, for each group of replicas has a batcher of its own"
+        raise InputError(f"{what}; take another for one with --set replicas.0.batcher={name.strip()}", where)
     settings = [f"batcher={name.strip()}", *(f"batcher.{pair}" for pair in pairs)]
     for setting in settings:
         try:
