@@ -17,7 +17,7 @@ from phasewise.control.pipeline import PipelineControl
 from phasewise.control.replay import replay
 from phasewise.core.action import Action, Boot, Ended, Outcome, Run
 from phasewise.core.event import Died, Lost, StepDone
-from phasewise.core.fault import Dies, Scenario
+from phasewise.core.fault import Dies, Drains, Mangles, Scenario
 from phasewise.core.message import Submit
 from phasewise.core.resident import Resident
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Resolved
@@ -237,6 +237,14 @@ def test_nothing_is_lost_when_answers_move(batcher: str, lossy: bool, data: st.D
         stages=data.draw(st.one_of(st.just([]), st.lists(st.integers(1, 3), min_size=len(roles), max_size=len(roles)))),
     )
     assert_all_end_as_they_should(resolved, rows, gone, scenario)
+
+
+def test_a_second_drain_leaves_what_the_first_is_still_to_let_go() -> None:
+    """The order to forget what has moved away is lost, and is repeated whatever is said of its replica meanwhile."""
+    lost = Mangles("release", 1.0, None, 0, 90_000)
+    scenario = Scenario((lost, Drains(20_000, 0, True), Drains(80_000, 0, True)))
+    resolved = tight_fleet(["mixed", "mixed"], patience_s=50e-6)
+    assert_all_end_as_they_should(resolved, [(0, 4, 37)], {}, scenario)
 
 
 def test_attempts_begin_where_the_tokens_before_them_ended() -> None:

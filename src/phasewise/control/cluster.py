@@ -14,7 +14,7 @@ from phasewise.control.fleet import Fleet
 from phasewise.control.life import NOWHERE, Life
 from phasewise.control.patience import Patience, Trust
 from phasewise.control.ports import Handlers
-from phasewise.core.action import Action, Outcome
+from phasewise.core.action import Action, Boot, Outcome
 from phasewise.core.event import Arrived, Drain, Gone, Lost, Start, Switch, Woken
 from phasewise.core.message import (
     Accepted,
@@ -295,7 +295,7 @@ class ClusterControl:
         out: list[Action] = []
         if not self.fleet.present(event.replica):
             # It may have been told to start: that is not repeated any more.
-            self._attempts.patience.lost(event.replica)
+            self._attempts.patience.called_off(Boot(event.replica))
         self.fleet.drain(event.replica, event.move)
         self._attempts.drained(event.replica, out)
         self._attempts.empty(out)

@@ -43,6 +43,10 @@ class Patience:
         """Such an order is answered."""
         self._orders.pop(_key(event), None)
 
+    def called_off(self, order: Order) -> None:
+        """Such an order is not to be repeated any more."""
+        self._orders.pop(_key(order), None)
+
     def lost(self, replica: int) -> None:
         """A replica is lost, and with it whatever it was to release."""
         self._orders = {key: found for key, found in self._orders.items() if key[0] != replica}
@@ -85,6 +89,8 @@ class Trust:
     def order(self, order: Order, now_ns: int, out: list[Action]) -> None: ...
 
     def answered(self, event: Answer) -> None: ...
+
+    def called_off(self, order: Order) -> None: ...
 
     def lost(self, replica: int) -> None: ...
 
