@@ -162,15 +162,15 @@ def _reached(pieces: tuple[Piece, ...], spent_ns: int) -> tuple[int, int, float,
     Ends are rounded to whole nanoseconds, as the clock rounds them.
     """
     spent, done = 0.0, 0
-    for piece in pieces:
-        first, slope, steps = piece
-        if piece is pieces[-1]:
-            break
-        whole = total_ns(piece, steps)
+    piece = pieces[-1]
+    for before in pieces[:-1]:
+        whole = total_ns(before, before[2])
         if spent + whole + 0.5 >= spent_ns + 1:
+            piece = before
             break
         spent += whole
-        done += steps
+        done += before[2]
+    first, slope, steps = piece
     # The root of a quadratic, in the form that also holds for a slope of 0; the boundaries themselves decide from there.
     n = 0
     x = spent_ns + 0.499 - spent

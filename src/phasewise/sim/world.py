@@ -1,14 +1,13 @@
-"""The simulated world, and the pump that is the whole of its logic: which event is next.
+"""The simulated world: rooms in their loops, executors behind them, and the ways between them.
 
-One heap holds the promised ends of runs and transfers, one queue the messages under way, one iterator what comes from outside.
-What goes wrong is `mishaps`' affair; without a scenario nothing of it is in the way.
+Which event is next is the affair of `pump`, what goes wrong that of `mishaps`; without a scenario nothing of it is in the way.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from heapq import heappop, heappush
+from heapq import heappush
 from itertools import accumulate
 from typing import Any
 
@@ -30,7 +29,7 @@ from phasewise.core.action import (
     WakeAt,
 )
 from phasewise.core.errors import InputError
-from phasewise.core.event import Arrived, Gone, StepDone, Woken
+from phasewise.core.event import Arrived, Gone, StepDone
 from phasewise.core.fault import Scenario
 from phasewise.core.message import DOWN, UP, Evicted
 from phasewise.core.request import Request
@@ -47,16 +46,14 @@ from phasewise.sim.clock import VirtualClock
 from phasewise.sim.executor import Lane, ModelledExecutor
 from phasewise.sim.mishaps import Mail, Mishaps
 from phasewise.sim.pipeline import PipelinedExecutor
+from phasewise.sim.pump import pump, silence
 from phasewise.sim.transfers import Transfers
 from phasewise.sim.users import Users
 from phasewise.workload.workload import Workload
 
-NEVER = 1 << 62
-END = NEVER + 1
 LULL_NS = 3600 * NS_PER_S
 """When nothing has run for so long, and nothing is to come but alarms, what is inside stays there."""
 
-WOKEN = Woken()
 Physics = Callable[[int], LatencyModel]
 """The latency model of a replica, by its index."""
 
@@ -88,12 +85,12 @@ class World:
         self._recorder = recorder
         self._physics = physics
         self._beliefs = beliefs
-        self._alarms: list[tuple[int, int]] = []
+        self.alarms: list[tuple[int, int]] = []
         self._n = n = len(resolved.replicas)
-        # Step ends of one instant come by replica, then lane: the place of each replica's first lane, then of transfers.
-        self._orders = list(accumulate((replica.pp for replica in resolved.replicas), initial=0))
+        # Step ends of one instant come by replica, then lane: the place of each replica's first lane; transfers come last.
+        *self._orders, self.last_order = accumulate((replica.pp for replica in resolved.replicas), initial=0)
         self._arrived = arrivals(resolved, workload)
-        self._users = None if workload.closed is None else Users(workload, self.clock, self._alarms, self._arrived)
+        self._users = None if workload.closed is None else Users(workload, self.clock, self.alarms, self._arrived)
         self.inbox: deque[Mail] | list[Mail] = deque()
         self.mishaps = None if scenario is None else Mishaps(self, scenario)
         self.transfers = self._transfers(scenario)
@@ -128,7 +125,7 @@ class World:
             return False
 
         return Transfers(
-            self.resolved, self.clock, self._orders[-1], there, lambda target, event: self.takes[target](event)
+            self.resolved, self.clock, self.last_order, there, lambda target, event: self.takes[target](event)
         )
 
     def _loop(self, i: int) -> Loop:
@@ -173,7 +170,8 @@ class World:
         """A replica's process begins anew: another room, another executor."""
         self.instances[i] = self._loop(i)
         self.takes[i] = self.instances[i].take
-        self.lanes[self._orders[i] : self._orders[i + 1]] = self._seats(i)
+        seats, first = self._seats(i), self._orders[i]
+        self.lanes[first : first + len(seats)] = seats
 
     def _seats(self, i: int) -> list[tuple[Lane, Callable[[int], StepDone], int, int]]:
         """What the pump looks at of a replica's executor, lane by lane."""
@@ -181,52 +179,15 @@ class World:
         return [(lane, executor.done, i, number) for number, lane in enumerate(executor.lanes)]
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
-        """Pump events, in the order that `core.event` lays down, until nothing is left to happen."""
-        clock, agenda, inbox, alarms = self.clock, self.clock.agenda, self.inbox, self._alarms
-        takes, transfers, last = self.takes, self.transfers, self._orders[-1]
-        lanes = self.lanes
-        letter: Callable[[], Mail] = inbox.popleft if isinstance(inbox, deque) else lambda: heappop(inbox)
-        cluster = self.cluster.take
+        """Pump events until nothing is left to happen."""
         outside = self._outside(progress)
         if self._users is not None:
             # The last of the takers, which an alarm calls by the index -1.
-            takes.append(self._users.open(cluster, progress))
-            outside = _silence()
-        outside_ns, event = next(outside)
-        while True:
-            next_ns, mail = outside_ns, False
-            if inbox and inbox[0][0] <= outside_ns:
-                next_ns, mail = inbox[0][0], True
-            done_ns = agenda[0][0] if agenda else END
-            if done_ns <= next_ns and (not alarms or done_ns <= alarms[0][0]):
-                order = heappop(agenda)[1]
-                if order == last:
-                    clock.now_ns = done_ns
-                    transfers.due()  # type: ignore[union-attr]
-                    continue
-                lane, done, room, number = lanes[order]
-                # A promise that no longer agrees with its lane has been superseded.
-                if lane.end_ns == done_ns and lane.run is not None:
-                    clock.now_ns = done_ns
-                    takes[room](done(number))
-                    if transfers is not None and room in transfers.waiting:
-                        transfers.computed(room)
-            elif alarms and alarms[0][0] < next_ns:
-                if event is None and done_ns == END and not inbox and alarms[0][0] > self._lull_ns():
-                    return
-                clock.now_ns, room = heappop(alarms)
-                takes[room](WOKEN)
-            elif mail:
-                clock.now_ns, _, room, message = letter()
-                takes[room](message)
-            elif event is not None:
-                clock.now_ns = outside_ns
-                cluster(event)
-                outside_ns, event = next(outside)
-            else:
-                return
+            self.takes.append(self._users.open(self.cluster.take, progress))
+            outside = silence()
+        pump(self, outside)
 
-    def _lull_ns(self) -> int:
+    def lull_ns(self) -> int:
         """When it has been quiet for so long that nothing more is to be expected."""
         last_ns = max(lane.end_ns for executor in self.executors for lane in executor.lanes)
         last_arrival_ns = int(self._workload.arrival_ns.max())
@@ -246,10 +207,10 @@ class World:
                 progress(request.id)
         for gone_ns, who in leaving:
             yield gone_ns, Gone(who)
-        yield from _silence()
+        yield from silence()
 
     def _alarm(self, room: int) -> Callable[[WakeAt], None]:
-        alarms = self._alarms
+        alarms = self.alarms
         return lambda action: heappush(alarms, (action.at_ns, room))
 
     def _post(self, room: int | None) -> Callable[[Any], None]:
@@ -279,9 +240,3 @@ def arrivals(resolved: Resolved, workload: Workload) -> Callable[[Request], Arri
 
 def _nothing(action: Action) -> None:
     """Nobody waits for this."""
-
-
-def _silence() -> Iterator[tuple[int, Any]]:
-    """Nothing from outside, for ever."""
-    while True:
-        yield NEVER, None
