@@ -15,6 +15,7 @@ import pytest
 from phasewise.core.kv import BlockLedger
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec
 from phasewise.core.step import ALL, Chunk
+from phasewise.core.version import COMPILED
 from phasewise.policy.batching.wait import Kind, StepModel, cohort_tokens
 from phasewise.sim.simulate import simulate
 from phasewise.workload.synth import generate
@@ -38,6 +39,7 @@ def papers() -> Iterator[tuple[ModuleType, ModuleType, ModuleType]]:
             sys.modules.pop(name, None)
 
 
+@pytest.mark.skipif(COMPILED, reason="a compiled ledger cannot be spied on")
 @pytest.mark.parametrize(
     ("batcher", "params"),
     [

@@ -128,9 +128,9 @@ def test_the_books_add_up_after_every_event(name: str, data: st.DataObject) -> N
             promised = 0
             if flying is not None and flying.repeat == 1:
                 promised = sum(room.state.cohorts[c].crossing(1) for c in flying.plan.cohorts)
-            ledger._free += promised
+            ledger.free += promised
             ledger.check(list(room.state.running.values()))
-            ledger._free -= promised
+            ledger.free -= promised
             memory.look(room.state.running, actions)
             return actions
 

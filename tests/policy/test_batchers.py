@@ -222,11 +222,14 @@ def test_a_chunked_prompt_stalls_nobody_longer_than_a_full_iteration(name: str, 
 # Plans change nothing -----------------------------------------------------------------------------------------------------
 
 
+def slots(thing: Any) -> list[str]:
+    """The attributes of an object; a compiled class says them in its own way."""
+    return sorted(getattr(thing, "__slots__", None) or thing.__mypyc_attrs__)
+
+
 def face(resident: Resident) -> tuple[Any, ...]:
     cohort = resident.cohort
-    return tuple(
-        (cohort and cohort.name) if slot == "cohort" else getattr(resident, slot) for slot in sorted(Resident.__slots__)
-    )
+    return tuple((cohort and cohort.name) if slot == "cohort" else getattr(resident, slot) for slot in slots(resident))
 
 
 def snapshot(state: InstanceState) -> Any:
@@ -235,8 +238,8 @@ def snapshot(state: InstanceState) -> Any:
         [face(r) for r in state.waiting],
         [face(r) for r in state.running.values()],
         list(state.prefilling),
-        {n: [getattr(c, s) for s in c.__slots__ if s != "_edges"] + list(c._edges) for n, c in state.cohorts.items()},
-        [getattr(ledger, slot) for slot in ledger.__slots__],
+        {n: [getattr(c, s) for s in slots(c) if s != "_edges"] + list(c._edges) for n, c in state.cohorts.items()},
+        [getattr(ledger, slot) for slot in slots(ledger)],
         (state.free_lanes, state.max_context, state.last, state.arrived_ns),
     )
 

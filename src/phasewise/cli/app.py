@@ -9,7 +9,7 @@ import typer
 
 import phasewise.cli.options as options
 from phasewise.cli.sidebyside import capacity, compare
-from phasewise.core.version import VERSION
+from phasewise.core.version import COMPILED, VERSION
 
 app = typer.Typer(
     name="phasewise",
@@ -22,7 +22,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"phasewise {VERSION}")
+        print(f"phasewise {VERSION}{' (compiled)' if COMPILED else ''}")
         raise typer.Exit
 
 

@@ -73,7 +73,8 @@ def spend(repeat: int | None, cohorts: tuple[Cohort, ...], ledger: BlockLedger, 
         growth += cohort.crossing(1)
     if growth > ledger.free:
         raise PlanError(f"the decodes need {growth} blocks, {ledger.free} are free")
-    ledger.free -= growth
+    if growth:
+        ledger.take(growth)
     return repeat
 
 

@@ -135,7 +135,7 @@ class InstanceControl:
         # A single step's blocks were taken before it, a leap's are taken now.
         for cohort in lane.cohorts:
             if run.repeat != 1:
-                self._ledger.free -= cohort.growth(steps)
+                self._ledger.take(cohort.growth(steps))
             cohort.clock += steps
             cohort.context += steps * cohort.count
         for chunk in plan.chunks:

@@ -30,6 +30,10 @@ class BlockLedger:
         self.pages = pages
         self.shares = False
 
+    def take(self, blocks: int) -> None:
+        """Count blocks as held; no more than are free."""
+        self.free -= blocks
+
     def need(self, tokens: int) -> int:
         """Blocks that `tokens` tokens of context fill."""
         return -(-tokens // self.block_tokens)
@@ -59,7 +63,7 @@ class BlockLedger:
         if extra > 0:
             if extra > self.free:
                 raise PlanError(f"{extra} blocks wanted, {self.free} of {self.blocks} free")
-            self.free -= extra
+            self.take(extra)
             resident.blocks += extra
 
     def release(self, resident: Resident) -> None:

@@ -30,10 +30,9 @@ class Unit:
 class PrefixLedger(BlockLedger):
     """Blocks of which some are kept for their content. `free` counts those too, for they are given up when they are needed."""
 
-    __slots__ = ("_free", "_held", "_idle", "_idle_blocks", "_next", "_units", "_unsealed")
+    __slots__ = ("_held", "_idle", "_idle_blocks", "_next", "_units", "_unsealed")
 
     def __init__(self, blocks: int, block_tokens: int = 16, watermark: int = 0, pages: PageBook | None = None) -> None:
-        self._free = blocks
         self._idle_blocks = 0
         # In use by nobody, the next to be given up first.
         self._idle: OrderedDict[int, Unit] = OrderedDict()
@@ -46,15 +45,10 @@ class PrefixLedger(BlockLedger):
         super().__init__(blocks, block_tokens, watermark, pages)
         self.shares = True
 
-    @property
-    def free(self) -> int:
-        """Blocks that nobody uses."""
-        return self._free
-
-    @free.setter
-    def free(self, free: int) -> None:
-        self._free = free
-        while self._idle_blocks > free:
+    def take(self, blocks: int) -> None:
+        """As any ledger; content that nobody uses is given up where it must."""
+        super().take(blocks)
+        while self._idle_blocks > self.free:
             key, unit = self._idle.popitem(last=False)
             del self._units[key]
             self._idle_blocks -= unit.blocks
@@ -96,7 +90,7 @@ class PrefixLedger(BlockLedger):
             if not unit.refs:
                 del self._idle[key]
                 self._idle_blocks -= unit.blocks
-                self._free -= unit.blocks
+                self.free -= unit.blocks
             unit.refs += 1
             if self.pages is not None:
                 self.pages.lend(resident.id, unit.pages)
@@ -120,14 +114,14 @@ class PrefixLedger(BlockLedger):
         private = resident.blocks
         for key in keys:
             private -= self._units[key].blocks
-        self._free += private
+        self.free += private
         for key in reversed(keys):
             unit = self._units[key]
             unit.refs -= 1
             if not unit.refs:
                 self._idle[key] = unit
                 self._idle_blocks += unit.blocks
-                self._free += unit.blocks
+                self.free += unit.blocks
         resident.blocks = 0
         if self.pages is not None:
             self.pages.release(resident.id)
@@ -150,14 +144,14 @@ class PrefixLedger(BlockLedger):
             refs != {key: unit.refs for key, unit in self._units.items() if unit.refs}
             or idle != set(self._idle)
             or self._idle_blocks != sum(self._units[key].blocks for key in idle)
-            or self._free != self.blocks - used - private
-            or self._idle_blocks > self._free
+            or self.free != self.blocks - used - private
+            or self._idle_blocks > self.free
         ):
             raise PlanError("the prefix cache has drifted from its residents")
 
     def _doomed(self, taken: int, kept: Container[int]) -> set[int]:
         """The idle units that are given up once so many blocks have been taken."""
-        lacking = taken - (self._free - self._idle_blocks)
+        lacking = taken - (self.free - self._idle_blocks)
         doomed: set[int] = set()
         for key, unit in self._idle.items() if lacking > 0 else ():
             if key not in kept:

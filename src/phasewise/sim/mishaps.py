@@ -25,10 +25,8 @@ from phasewise.core.spec import Resolved
 from phasewise.core.units import to_ns
 from phasewise.sim.clock import VirtualClock
 from phasewise.sim.executor import ModelledExecutor
+from phasewise.sim.pump import Mail
 from phasewise.sim.transfers import Transfers
-
-Mail = tuple[int, int, int, Any]
-"""`(at_ns, number, room, message)`; without mishaps messages keep their order, and the number is 0."""
 
 _AFTER = 1 << 60  # number of a fault: at one instant, after every message
 _STREAM = 2  # of the scenario's seed; the random failures have those below

@@ -10,28 +10,45 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from heapq import heappop
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from phasewise.core.event import Woken
-
-if TYPE_CHECKING:
-    from phasewise.sim.world import World
+from phasewise.core.event import StepDone, Woken
+from phasewise.sim.clock import VirtualClock
+from phasewise.sim.executor import Lane
+from phasewise.sim.transfers import Transfers
 
 NEVER = 1 << 62
 END = NEVER + 1
 
 WOKEN = Woken()
 
+Mail = tuple[int, int, int, Any]
+"""`(at_ns, number, room, message)`; without mishaps messages keep their order, and the number is 0."""
 
-def pump(world: World, outside: Iterator[tuple[int, Any]]) -> None:
-    """Hand events to their rooms until nothing is left to happen. `outside` goes on for ever, at last with `NEVER`.
+Seat = tuple[Lane, Callable[[int], StepDone], int, int]
+"""A lane, what says that its run is over, and the numbers of its room and of the lane there."""
 
-    One long loop: it turns once an event, and calls would add to each.
+
+def pump(
+    clock: VirtualClock,
+    outside: Iterator[tuple[int, Any]],
+    inbox: deque[Mail] | list[Mail],
+    alarms: list[tuple[int, int]],
+    seats: list[Seat],
+    takers: list[Callable[[Any], None]],
+    cluster: Callable[[Any], None],
+    transfers: Transfers | None,
+    lull_ns: Callable[[], int],
+) -> None:
+    """Hand events to the `takers`, rooms by number, until nothing is left to happen.
+
+    What comes from `outside`, for the `cluster`, goes on for ever, at last with `NEVER`. An `inbox` of one wire is a queue, one
+    whose letters overtake each other a heap. A number on the agenda is that of a seat; the one after the last means transfers.
+    Alarms beyond `lull_ns` are not waited for if nothing else is to come. One long loop: it turns once an event, and calls
+    would add to each.
     """
-    clock, agenda, inbox, alarms = world.clock, world.clock.agenda, world.inbox, world.alarms
-    lanes, takes, transfers, last = world.lanes, world.takes, world.transfers, world.last_order
-    letter: Callable[[], Any] = inbox.popleft if isinstance(inbox, deque) else lambda: heappop(inbox)
-    cluster = world.cluster.take
+    agenda, last = clock.agenda, len(seats)
+    letter: Callable[[], Mail] = inbox.popleft if isinstance(inbox, deque) else lambda: heappop(inbox)
     outside_ns, event = next(outside)
     while True:
         next_ns, mail = outside_ns, False
@@ -44,21 +61,21 @@ def pump(world: World, outside: Iterator[tuple[int, Any]]) -> None:
                 clock.now_ns = done_ns
                 transfers.due()  # type: ignore[union-attr]
                 continue
-            lane, done, room, number = lanes[order]
+            lane, done, room, number = seats[order]
             # A promise that no longer agrees with its lane has been superseded.
             if lane.end_ns == done_ns and lane.run is not None:
                 clock.now_ns = done_ns
-                takes[room](done(number))
+                takers[room](done(number))
                 if transfers is not None and room in transfers.waiting:
                     transfers.computed(room)
         elif alarms and alarms[0][0] < next_ns:
-            if event is None and done_ns == END and not inbox and alarms[0][0] > world.lull_ns():
+            if event is None and done_ns == END and not inbox and alarms[0][0] > lull_ns():
                 return
             clock.now_ns, room = heappop(alarms)
-            takes[room](WOKEN)
+            takers[room](WOKEN)
         elif mail:
             clock.now_ns, _, room, message = letter()
-            takes[room](message)
+            takers[room](message)
         elif event is not None:
             clock.now_ns = outside_ns
             cluster(event)

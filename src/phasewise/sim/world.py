@@ -29,7 +29,7 @@ from phasewise.core.action import (
     WakeAt,
 )
 from phasewise.core.errors import InputError
-from phasewise.core.event import Arrived, Gone, StepDone
+from phasewise.core.event import Arrived, Gone
 from phasewise.core.fault import Scenario
 from phasewise.core.message import DOWN, UP, Evicted
 from phasewise.core.request import Request
@@ -43,10 +43,10 @@ from phasewise.policy.prediction.none import NoPrediction
 from phasewise.policy.roles import Oracular
 from phasewise.record.runlog import Recorder
 from phasewise.sim.clock import VirtualClock
-from phasewise.sim.executor import Lane, ModelledExecutor
-from phasewise.sim.mishaps import Mail, Mishaps
+from phasewise.sim.executor import ModelledExecutor
+from phasewise.sim.mishaps import Mishaps
 from phasewise.sim.pipeline import PipelinedExecutor
-from phasewise.sim.pump import pump, silence
+from phasewise.sim.pump import Mail, Seat, pump, silence
 from phasewise.sim.transfers import Transfers
 from phasewise.sim.users import Users
 from phasewise.workload.workload import Workload
@@ -79,18 +79,18 @@ class World:
         self.wire_ns = to_ns(resolved.deployment.wire_s)
         self.executors: list[ModelledExecutor] = []
         self.instances: list[Loop] = []
-        self.lanes: list[tuple[Lane, Callable[[int], StepDone], int, int]] = []
+        self._seats: list[Seat] = []
         self.states: dict[int, tuple[InstanceState, ...]] = {}
         self._workload = workload
         self._recorder = recorder
         self._physics = physics
         self._beliefs = beliefs
-        self.alarms: list[tuple[int, int]] = []
+        self._alarms: list[tuple[int, int]] = []
         self._n = n = len(resolved.replicas)
         # Step ends of one instant come by replica, then lane: the place of each replica's first lane; transfers come last.
-        *self._orders, self.last_order = accumulate((replica.pp for replica in resolved.replicas), initial=0)
+        *self._orders, self._last_order = accumulate((replica.pp for replica in resolved.replicas), initial=0)
         self._arrived = arrivals(resolved, workload)
-        self._users = None if workload.closed is None else Users(workload, self.clock, self.alarms, self._arrived)
+        self._users = None if workload.closed is None else Users(workload, self.clock, self._alarms, self._arrived)
         self.inbox: deque[Mail] | list[Mail] = deque()
         self.mishaps = None if scenario is None else Mishaps(self, scenario)
         self.transfers = self._transfers(scenario)
@@ -104,7 +104,7 @@ class World:
         self.cluster = Loop(open_cluster(resolved, seed), self.clock, recorder.cluster, ports)
         for i in range(n):
             self.instances.append(self._loop(i))
-            self.lanes += self._seats(i)
+            self._seats += self._seated(i)
         self.takes: list[Callable[[Any], None]] = [loop.take for loop in self.instances]
         self.takes.append(self.cluster.take)
         if self.mishaps is not None:
@@ -125,7 +125,7 @@ class World:
             return False
 
         return Transfers(
-            self.resolved, self.clock, self.last_order, there, lambda target, event: self.takes[target](event)
+            self.resolved, self.clock, self._last_order, there, lambda target, event: self.takes[target](event)
         )
 
     def _loop(self, i: int) -> Loop:
@@ -170,10 +170,10 @@ class World:
         """A replica's process begins anew: another room, another executor."""
         self.instances[i] = self._loop(i)
         self.takes[i] = self.instances[i].take
-        seats, first = self._seats(i), self._orders[i]
-        self.lanes[first : first + len(seats)] = seats
+        seats, first = self._seated(i), self._orders[i]
+        self._seats[first : first + len(seats)] = seats
 
-    def _seats(self, i: int) -> list[tuple[Lane, Callable[[int], StepDone], int, int]]:
+    def _seated(self, i: int) -> list[Seat]:
         """What the pump looks at of a replica's executor, lane by lane."""
         executor = self.executors[i]
         return [(lane, executor.done, i, number) for number, lane in enumerate(executor.lanes)]
@@ -185,9 +185,19 @@ class World:
             # The last of the takers, which an alarm calls by the index -1.
             self.takes.append(self._users.open(self.cluster.take, progress))
             outside = silence()
-        pump(self, outside)
+        pump(
+            self.clock,
+            outside,
+            self.inbox,
+            self._alarms,
+            self._seats,
+            self.takes,
+            self.cluster.take,
+            self.transfers,
+            self._lull_ns,
+        )
 
-    def lull_ns(self) -> int:
+    def _lull_ns(self) -> int:
         """When it has been quiet for so long that nothing more is to be expected."""
         last_ns = max(lane.end_ns for executor in self.executors for lane in executor.lanes)
         last_arrival_ns = int(self._workload.arrival_ns.max())
@@ -210,7 +220,7 @@ class World:
         yield from silence()
 
     def _alarm(self, room: int) -> Callable[[WakeAt], None]:
-        alarms = self.alarms
+        alarms = self._alarms
         return lambda action: heappush(alarms, (action.at_ns, room))
 
     def _post(self, room: int | None) -> Callable[[Any], None]:
