@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from phasewise.core.action import Action, Drop, Ended, Enter, Forget, Interrupt, Pull, Regroup, Run, WakeAt
+from phasewise.core.event import StepDone
+from phasewise.core.stream import Work
 
 
 class Clock(Protocol):
@@ -56,6 +58,22 @@ class Executor(Protocol):
     def interrupt(self, action: Interrupt) -> None: ...
 
     def forget(self, action: Forget) -> None: ...
+
+
+class Engine(Executor, Protocol):
+    """An executor in real time. Whoever holds it calls `advance` when it is due, and sees to messages in between."""
+
+    def accept(self, work: Work) -> None:
+        """What an attempt is computed from; it comes before anything else is heard of that attempt."""
+        ...
+
+    def due_ns(self) -> int | None:
+        """When there is something to do next, on its clock (past or present: now). None: nothing runs."""
+        ...
+
+    def advance(self) -> StepDone | None:
+        """Run one iteration, or go on to the next: hand out the tokens, and say so if the run is over by that."""
+        ...
 
 
 class Wire(Protocol):
