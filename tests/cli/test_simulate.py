@@ -315,7 +315,7 @@ def test_policies(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert re.fullmatch(r"phasewise \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert re.fullmatch(r"phasewise \d+\.\d+\.\d+( \(compiled\))?\n", capsys.readouterr().out)
     assert main([]) == 0
     assert "simulate" in capsys.readouterr().out
     assert main(["simulate", "--help"]) == 0
