@@ -95,9 +95,16 @@ class BlockLedger:
 
     def page_ids(self, resident: Resident) -> tuple[int, ...]:
         """Ids of the blocks that a resident holds by now, in the order of its context. Needs a page book."""
+        return self.address(resident.id, self.held(resident) * self.block_tokens)
+
+    def address(self, request: int, tokens: int) -> tuple[int, ...]:
+        """Ids of the blocks for the first `tokens` tokens of a request's context, in order. Needs a page book.
+
+        For whoever writes there. Within a leap it asks before the blocks are counted (`take`), of which there are enough.
+        """
         if self.pages is None:
             raise PlanError("this ledger keeps counts only; give it a PageBook to address pages")
-        return self.pages.reach(resident.id, self.held(resident))
+        return self.pages.reach(request, self.need(tokens))
 
 
 class PageBook:
@@ -114,6 +121,10 @@ class PageBook:
     def available(self) -> int:
         """Pages that nobody holds."""
         return len(self._free)
+
+    def owned(self, request: int) -> int:
+        """How many pages the request has."""
+        return len(self._owned.get(request, ()))
 
     def refs(self, page: int) -> int:
         """How many hold the page."""

@@ -49,11 +49,23 @@ class PrefixLedger(BlockLedger):
         """As any ledger; content that nobody uses is given up where it must."""
         super().take(blocks)
         while self._idle_blocks > self.free:
-            key, unit = self._idle.popitem(last=False)
-            del self._units[key]
-            self._idle_blocks -= unit.blocks
-            if self.pages is not None:
-                self.pages.drop(unit.pages)
+            self._give_up()
+
+    def address(self, request: int, tokens: int) -> tuple[int, ...]:
+        """As any ledger; content that nobody uses is given up where it must, the same that `take` will find given up."""
+        assert self.pages is not None
+        lacking = self.need(tokens) - self.pages.owned(request)
+        while lacking > self.pages.available and self._idle:
+            self._give_up()
+        return super().address(request, tokens)
+
+    def _give_up(self) -> None:
+        """Forget the content that has been unused for longest."""
+        key, unit = self._idle.popitem(last=False)
+        del self._units[key]
+        self._idle_blocks -= unit.blocks
+        if self.pages is not None:
+            self.pages.drop(unit.pages)
 
     def peek(self, resident: Resident, taken: int = 0, kept: Container[int] = ()) -> tuple[int, list[int]]:
         """What a waiting resident would find, if `taken` blocks went before and the units `kept` were spoken for.
