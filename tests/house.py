@@ -39,7 +39,7 @@ class Ticking:
         self._now_ns = max(self._now_ns, at_ns)
 
 
-Build = Callable[[BlockLedger, Ticking, Callable[[list[Emitted]], None]], Engine]
+Build = Callable[[BlockLedger, Ticking, Callable[[Emitted], None]], Engine]
 
 
 class House:
@@ -67,9 +67,8 @@ class House:
         ports[WakeAt] = lambda action: self._alarms.append(action.at_ns)
         self.loop = Loop(self.room, self.clock, self.recorder.instances[0], ports)
 
-    def _take(self, tokens: list[Emitted]) -> None:
-        for one in tokens:
-            self.emitted.setdefault(one.request, []).append(one)
+    def _take(self, one: Emitted) -> None:
+        self.emitted.setdefault(one.request, []).append(one)
 
     def submit(self, work: Work, kind: str = "", prefix_ids: Sequence[int] = (), prefix_tokens: int = 0) -> None:
         """What a gateway sends: the text first, then the order."""

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from house import House
-from phasewise.core.stream import Work
+from phasewise.core.stream import Emitted, Work
 from phasewise.engine.batch import Rows
-from phasewise.engine.executor import Said, TorchExecutor
+from phasewise.engine.executor import TorchExecutor
 from worlds import ARMS
 
 UNIT = 4
@@ -57,19 +57,27 @@ class Scribe:
         return said
 
 
+class Voice:
+    """What is left to say of an answer."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.index = work.from_token
+
+    def say(self, token: int) -> Emitted:
+        self.index += 1
+        end = "length" if self.index == self.work.max_tokens else None
+        return Emitted(self.work.request, self.work.epoch, self.index - 1, token, f"{token} ", (), end)
+
+
 class Plain:
     """A voice says the reply, and ends at the length that was asked for."""
 
-    def of(self, work: Work) -> list[int]:
-        return [work.max_tokens - work.from_token]
+    def of(self, work: Work) -> Voice:
+        return Voice(work)
 
-    def speak(self, logits: list[list[int]], voices: Sequence[list[int]]) -> list[Said]:
-        out = []
-        for context, left in zip(logits, voices, strict=True):
-            left[0] -= 1
-            token = reply(context)
-            out.append(Said(token, f"{token} ", (), None if left[0] else "length"))
-        return out
+    def speak(self, logits: list[list[int]], voices: Sequence[Voice]) -> list[Emitted]:
+        return [voice.say(reply(context)) for context, voice in zip(logits, voices, strict=True)]
 
 
 def house(arm: str, **world: Any) -> House:

@@ -8,26 +8,17 @@ asks the room's ledger for pages, and knows no policy and no queue.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from phasewise.control.ports import Clock
 from phasewise.core.action import Enter, Forget, Interrupt, Regroup, Run
 from phasewise.core.event import StepDone
 from phasewise.core.step import AWAY, Piece
-from phasewise.core.stream import Emitted, Logprob, Work
+from phasewise.core.stream import Emitted, Work
 from phasewise.engine.batch import Rows
 
 Address = Callable[[int, int], Sequence[int]]
 """`(request, tokens) -> ids of the pages` for the first `tokens` tokens of its context."""
-
-
-class Said(NamedTuple):
-    """The next token of an answer, as in `Emitted`."""
-
-    token: int
-    text: str
-    logprobs: tuple[Logprob, ...] = ()
-    end: str | None = None
 
 
 class Model(Protocol):
@@ -45,28 +36,25 @@ class Voices(Protocol):
         """The voice of one attempt, which remembers what it has said. InputError for a schema that makes no sense."""
         ...
 
-    def speak(self, logits: Any, voices: Sequence[Any]) -> Sequence[Said]:
-        """The next token of each."""
+    def speak(self, logits: Any, voices: Sequence[Any]) -> Sequence[Emitted]:
+        """The next token of each, and what the client is told of it."""
         ...
 
 
 class Seat:
     """An attempt that is inside: all its tokens so far, and what says them."""
 
-    __slots__ = ("cohort", "first", "request", "tokens", "voice", "work")
+    __slots__ = ("cohort", "request", "tokens", "voice")
 
     def __init__(self, work: Work, voice: Any) -> None:
-        self.work = work
         self.request = work.request
         self.tokens = list(work.prompt)
-        # Where output tokens begin, those of earlier attempts included.
-        self.first = len(work.prompt) - work.from_token
         self.voice = voice
         self.cohort: str | None = None
 
 
 class TorchExecutor:
-    """One replica's model. `address` is its ledger's; every iteration's tokens go to `emit` at once.
+    """One replica's model. `address` is its ledger's; tokens go to `emit` in the iteration that they come of.
 
     One lane. A run is a burst of iterations, each a piece of its own in `StepDone`, as long as it was from the end of the one
     before.
@@ -78,7 +66,7 @@ class TorchExecutor:
         voices: Voices,
         address: Address,
         clock: Clock,
-        emit: Callable[[list[Emitted]], None],
+        emit: Callable[[Emitted], None],
     ) -> None:
         self._model = model
         self._voices = voices
@@ -155,17 +143,14 @@ class TorchExecutor:
         rows, speakers, joins = self._rows(run, done)
         logits = self._model.step(rows)
         said = self._voices.speak(logits, [seat.voice for seat in speakers])
-        emitted, ended = [], []
+        ended = []
         for seat, one, cohort in zip(speakers, said, joins, strict=True):
-            index = len(seat.tokens) - seat.first
             seat.tokens.append(one.token)
-            emitted.append(Emitted(seat.request, seat.work.epoch, index, *one))
+            self._emit(one)
             if one.end is not None:
                 ended.append(seat.request)
             elif cohort is not None:
                 self._join(seat, cohort)
-        if emitted:
-            self._emit(emitted)
         for request in ended:
             self.forget(Forget(request))
         return tuple(ended)
