@@ -261,6 +261,11 @@ def test_no_end_before_its_time():
     assert alone(row, Chooser(work(temperature=0.0, min_tokens=2, ignore_end=True), ENDS)).token == 0
 
 
+def test_wishes_about_tokens_that_are_not_there_fail_no_batch():
+    wish = work(temperature=0.0, bias=((50, 9.0), (-1, 9.0), (7, 1.0)), stop_ids=(-1, 5000), min_tokens=3)
+    assert alone(torch.zeros(50), Chooser(wish, (0, 60))).token == 7
+
+
 class Allows:
     """A grammar that allows some tokens, and writes down what it is told."""
 
@@ -321,3 +326,15 @@ def test_a_long_vocabulary_is_sorted_by_nobody(monkeypatch):
         looked.clear()
         choose(x, [Chooser(work(i, **wish), ENDS) for i in range(16)])
         assert looked == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_chooses_alike():
+    x = logits(64, 49_152)
+    kinds = [{}, {"top_p": 0.95}, {"top_k": 40, "presence": 1.0}, {"min_p": 0.1}, {"temperature": 0.0}, {"logprobs": 3}]
+    choosers = [Chooser(work(i, **kinds[i % len(kinds)], min_tokens=i % 2), ENDS) for i in range(64)]
+    here, there = choose(x, choosers), choose(x.cuda(), choosers)
+    assert [c.token for c in here] == [c.token for c in there]
+    for one, other in zip(here, there, strict=True):
+        assert [value for _, value in one.logprobs] == pytest.approx([value for _, value in other.logprobs], abs=1e-4)

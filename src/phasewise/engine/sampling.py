@@ -84,13 +84,13 @@ class Chooser:
         self.index = 0
         self.greedy = wish.temperature < GREEDY_BELOW
         self.grammar = grammar
-        self._closing = sorted(closing(work, ends))
+        self._closing = sorted(token for token in closing(work, ends) if token >= 0)
         self._min_tokens = work.min_tokens if self._closing else 0
         self._key = (work.request, UNSEEDED) if wish.seed is None else (wish.seed, SEEDED)
         self._penal = bool(wish.presence or wish.frequency or wish.repetition != 1)
         first = len(work.prompt) - work.from_token
         self._seen = Seen(work.prompt[:first] if wish.repetition != 1 else ())
-        self._biased, self._bias = [token for token, _ in wish.bias], [value for _, value in wish.bias]
+        self._bias = dict(wish.bias)
         for token in work.prompt[first:]:
             self.advance(token)
 
@@ -118,7 +118,7 @@ class Chooser:
     def edit(self, row: Tensor) -> None:
         """Change the logits of the next token, in place, by all that comes before temperature."""
         wish = self.wish
-        early = self._closing if self.index < self._min_tokens else []
+        early = [token for token in self._closing if token < len(row)] if self.index < self._min_tokens else []
         if self.grammar is not None:
             allowed = self.grammar.mask(len(row))
             if early:
@@ -129,8 +129,9 @@ class Chooser:
             row.masked_fill_(torch.from_numpy(~allowed).to(row.device), _NONE)
         elif early:
             row[early] = _NONE
-        if self._bias:
-            row[self._biased] += torch.tensor(self._bias, dtype=row.dtype, device=row.device)
+        # Tokens beyond the vocabulary are the service's to refuse; here they must not fail a whole batch.
+        if bias := {token: value for token, value in self._bias.items() if 0 <= token < len(row)}:
+            row[list(bias)] += torch.tensor(list(bias.values()), dtype=row.dtype, device=row.device)
         if self._penal:
             at, counts = self._seen.columns(row.device)
             now = row[at]
