@@ -99,6 +99,15 @@ class BlockLedger:
             raise PlanError("this ledger keeps counts only; give it a PageBook to address pages")
         return self.pages.reach(resident.id, self.held(resident))
 
+    def page_ahead(self, resident: Resident, tokens: int) -> tuple[int, ...]:
+        """As `page_ids`, for `tokens` tokens of context: within a leap, whose blocks are counted when it is over.
+
+        PlanError if no page is free for them, which a leap clamped to the free blocks never meets.
+        """
+        if self.pages is None:
+            raise PlanError("this ledger keeps counts only; give it a PageBook to address pages")
+        return self.pages.reach(resident.id, self.need(tokens))
+
 
 class PageBook:
     """Which page is whose, and how many hold each. The ledger's counts guarantee that a page is there when one is asked for."""
@@ -118,6 +127,10 @@ class PageBook:
     def refs(self, page: int) -> int:
         """How many hold the page."""
         return self._refs[page]
+
+    def owned(self, request: int) -> int:
+        """How many pages a request has by now, lent ones included."""
+        return len(self._owned.get(request, ()))
 
     def reach(self, request: int, count: int) -> tuple[int, ...]:
         """The request's pages, extended to `count` of them with free ones. PlanError if there are too few."""

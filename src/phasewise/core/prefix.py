@@ -49,11 +49,24 @@ class PrefixLedger(BlockLedger):
         """As any ledger; content that nobody uses is given up where it must."""
         super().take(blocks)
         while self._idle_blocks > self.free:
-            key, unit = self._idle.popitem(last=False)
-            del self._units[key]
-            self._idle_blocks -= unit.blocks
-            if self.pages is not None:
-                self.pages.drop(unit.pages)
+            self._give_up()
+
+    def _give_up(self) -> int:
+        """Forget the content that has been unused for longest; how many blocks it filled."""
+        key, unit = self._idle.popitem(last=False)
+        del self._units[key]
+        self._idle_blocks -= unit.blocks
+        if self.pages is not None:
+            self.pages.drop(unit.pages)
+        return unit.blocks
+
+    def page_ahead(self, resident: Resident, tokens: int) -> tuple[int, ...]:
+        """As any ledger; content that nobody uses is given up now that would be when the leap is counted: the same."""
+        if self.pages is not None:
+            lacking = self.need(tokens) - self.pages.owned(resident.id) - self.pages.available
+            while lacking > 0 and self._idle:
+                lacking -= self._give_up()
+        return super().page_ahead(resident, tokens)
 
     def peek(self, resident: Resident, taken: int = 0, kept: Container[int] = ()) -> tuple[int, list[int]]:
         """What a waiting resident would find, if `taken` blocks went before and the units `kept` were spoken for.
