@@ -95,18 +95,19 @@ class BlockLedger:
 
     def page_ids(self, resident: Resident) -> tuple[int, ...]:
         """Ids of the blocks that a resident holds by now, in the order of its context. Needs a page book."""
-        if self.pages is None:
-            raise PlanError("this ledger keeps counts only; give it a PageBook to address pages")
-        return self.pages.reach(resident.id, self.held(resident))
+        return self._reach(resident, self.held(resident))
 
     def page_ahead(self, resident: Resident, tokens: int) -> tuple[int, ...]:
-        """As `page_ids`, for `tokens` tokens of context: within a leap, whose blocks are counted when it is over.
+        """Ids of the blocks for `tokens` tokens of its context: within a leap, whose blocks are counted when it is over.
 
-        PlanError if no page is free for them, which a leap clamped to the free blocks never meets.
+        There is a page for each, because a leap is no longer than the free blocks last.
         """
+        return self._reach(resident, self.need(tokens))
+
+    def _reach(self, resident: Resident, count: int) -> tuple[int, ...]:
         if self.pages is None:
             raise PlanError("this ledger keeps counts only; give it a PageBook to address pages")
-        return self.pages.reach(resident.id, self.need(tokens))
+        return self.pages.reach(resident.id, count)
 
 
 class PageBook:

@@ -60,14 +60,6 @@ class PrefixLedger(BlockLedger):
             self.pages.drop(unit.pages)
         return unit.blocks
 
-    def page_ahead(self, resident: Resident, tokens: int) -> tuple[int, ...]:
-        """As any ledger; content that nobody uses is given up now that would be when the leap is counted: the same."""
-        if self.pages is not None:
-            lacking = self.need(tokens) - self.pages.owned(resident.id) - self.pages.available
-            while lacking > 0 and self._idle:
-                lacking -= self._give_up()
-        return super().page_ahead(resident, tokens)
-
     def peek(self, resident: Resident, taken: int = 0, kept: Container[int] = ()) -> tuple[int, list[int]]:
         """What a waiting resident would find, if `taken` blocks went before and the units `kept` were spoken for.
 
@@ -143,6 +135,14 @@ class PrefixLedger(BlockLedger):
         """Blocks that would be free without this resident; those that it shares are not among them."""
         shared = sum(unit.blocks for key in self._held.get(resident.id, ()) if (unit := self._units[key]).refs > 1)
         return self.held(resident) - shared
+
+    def _reach(self, resident: Resident, count: int) -> tuple[int, ...]:
+        """As any ledger; within a leap content that nobody uses is given up now that would be when the leap is counted."""
+        if self.pages is not None:
+            lacking = count - self.pages.owned(resident.id) - self.pages.available
+            while lacking > 0 and self._idle:
+                lacking -= self._give_up()
+        return super()._reach(resident, count)
 
     def check(self, residents: Sequence[Resident]) -> None:
         """Recount everything from the residents; PlanError if a sum has drifted. For tests and debugging."""
