@@ -75,6 +75,9 @@ FIELDS: dict[Any, Any] = {
     tuple[tuple[int, tuple[tuple[float, float, int], ...]], ...]: st.lists(
         st.tuples(IDS, st.lists(PIECES, max_size=2).map(tuple)), max_size=2
     ).map(tuple),
+    tuple[tuple[int, int, tuple[tuple[float, float, int], ...]], ...]: st.lists(
+        st.tuples(IDS, IDS, st.lists(PIECES, max_size=2).map(tuple)), max_size=2
+    ).map(tuple),
 }
 for _kind in {*typing.get_args(Event), *typing.get_args(Action)} - set(MEMBERS):
     MEMBERS[_kind] = st.builds(_kind, **{f.name: FIELDS[f.type] for f in msgspec.structs.fields(_kind)})

@@ -15,6 +15,7 @@ from phasewise.control.instance import InstanceControl
 from phasewise.control.replay import replay
 from phasewise.core.action import Action, Run
 from phasewise.core.errors import PlanError
+from phasewise.core.event import StepDone
 from phasewise.core.kv import PageBook
 from phasewise.core.prefix import PrefixLedger
 from phasewise.core.request import Request
@@ -144,6 +145,46 @@ def test_the_books_add_up_after_every_event(name: str, data: st.DataObject) -> N
     assert ledger.pages.available == ledger.blocks - ledger._idle_blocks
     assert log.summary["completed"] + log.summary["cancelled"] + log.summary["rejected"] == len(rows)
     assert log.summary["tokens_cached"] <= most_cached(rows, ids)
+
+
+@pytest.mark.parametrize("name", BATCHERS)
+@given(data=st.data())
+def test_pages_asked_for_within_a_leap_change_nothing(name: str, data: st.DataObject) -> None:
+    """An engine asks for each page when it needs it, long before the blocks of the leap are counted: it gets one, its own, and
+    the room decides as if nobody had asked."""
+    rows = data.draw(random_rows(most=10, prompt=60, output=40))
+    ids = data.draw(families(rows))
+    params = {"max_seqs": 4, "token_budget": data.draw(st.integers(6, 40))}
+    resolved = toy_resolved(name, params, data.draw(st.integers(20, 40)), 4, prefix_cache=True)
+    load = shared(rows, ids)
+    plain = simulate(resolved, load, physics=lambda i: ToyLatency())
+    recorder = Recorder(Header("test", resolved, load.describe(), 0))
+    world = World(resolved, load, recorder, lambda i: ToyLatency())
+    room = world.instances[0].room
+    assert isinstance(room, InstanceControl)
+    ledger = room.state.ledger
+    ledger.pages = PageBook(ledger.blocks)
+    step_done = room.handlers[StepDone]
+
+    def paged(event: StepDone, now_ns: int) -> list[Action]:
+        (lane,) = room._lanes.values()
+        decoding = [r for r in room.state.running.values() if r.cohort in lane.cohorts]
+        for step in range(1, 1 + sum(piece[2] for piece in event.pieces)):
+            own: list[int] = []
+            for resident in decoding:
+                assert resident.cohort is not None
+                before = ledger.page_ids(resident)
+                pages = ledger.page_ahead(resident, resident.cohort.computed(resident) + step)
+                assert pages[: len(before)] == before[: len(pages)]
+                own += pages[resident.request.prompt_tokens // 4 :]
+            assert len(set(own)) == len(own)
+        return step_done(event, now_ns)
+
+    world.instances[0]._handlers = {**room.handlers, StepDone: paged}
+    world.run()
+    log = recorder.close()
+    for number in range(2):
+        assert list(log.records(number)) == list(plain.records(number))
 
 
 def most_cached(rows: Sequence[Row], ids: Sequence[Ids]) -> int:

@@ -21,7 +21,7 @@ from phasewise.control.ports import Handlers
 from phasewise.control.setup import Setup
 from phasewise.core.action import Action, Perished, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
-from phasewise.core.event import Began, Died, StepDone, Woken
+from phasewise.core.event import Began, Died, Killed, StepDone, Woken
 from phasewise.core.message import Finished, Prefilled, Ready, Refused, SetRole, Submit
 from phasewise.core.resident import Resident
 from phasewise.core.step import AWAY, StepPlan
@@ -48,6 +48,7 @@ class InstanceControl:
             Woken: self._woken,
             SetRole: self._set_role,
             Died: self._died,
+            Killed: self._killed,
             Began: self._began,
         }
         self.handlers |= self._hand.handlers | self._leavers.handlers
@@ -108,6 +109,10 @@ class InstanceControl:
                     cohort.clock += sum(piece[2] for piece in pieces)
         residents = [*self._inside.values(), *self.state.parked.values()]
         return [Perished(tuple((r.id, r.emitted) for r in residents))]
+
+    def _killed(self, event: Killed, now_ns: int) -> list[Action]:
+        """The process is gone, and whoever says so knows what was emitted: there is nobody to tell."""
+        return []
 
     def _woken(self, event: Woken, now_ns: int) -> list[Action]:
         self._desk.waking = False

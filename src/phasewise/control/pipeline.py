@@ -22,7 +22,7 @@ from phasewise.control.reporter import Face
 from phasewise.control.setup import Setup
 from phasewise.core.action import Action, Enter, Perished, Regroup, Run, WakeAt
 from phasewise.core.errors import PlanError
-from phasewise.core.event import Began, Died, StepDone, Woken
+from phasewise.core.event import Began, Died, Killed, StepDone, Woken
 from phasewise.core.message import Evict, Reserve, SetRole, Submit
 from phasewise.core.resident import Resident
 from phasewise.core.step import AWAY, Chunk, StepPlan
@@ -89,7 +89,7 @@ class PipelineControl:
         self.handlers: Handlers = dict.fromkeys(self.pipes[0].handlers, self._about_request)
         self.handlers |= {StepDone: self._step_done, Submit: self._submit, Woken: self._woken}
         self.handlers |= {Reserve: self._reserve, Evict: self._evict, SetRole: self._set_role}
-        self.handlers |= {Died: self._died, Began: self._began}
+        self.handlers |= {Died: self._died, Killed: self._killed, Began: self._began}
         self._reporter = reporter = setup.reporter
         if reporter is not None:
             reporter.look([pipe.face for pipe in self.pipes], None)
@@ -141,6 +141,9 @@ class PipelineControl:
     def _set_role(self, event: SetRole, now_ns: int) -> list[Action]:
         for pipe in self.pipes:
             pipe.handlers[SetRole](event, now_ns)
+        return []
+
+    def _killed(self, event: Killed, now_ns: int) -> list[Action]:
         return []
 
     def _died(self, event: Died, now_ns: int) -> list[Action]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from phasewise.core.action import Action, Drop, Ended, Enter, Forget, Interrupt, Pull, Regroup, Run, WakeAt
 from phasewise.core.event import StepDone
-from phasewise.core.stream import Work
+from phasewise.core.spec import Resolved
+from phasewise.core.stream import Emitted, Work
+from phasewise.core.view import InstanceState
 
 
 class Clock(Protocol):
@@ -64,7 +66,11 @@ class Engine(Executor, Protocol):
     """An executor in real time. Whoever holds it calls `advance` when it is due, and sees to messages in between."""
 
     def accept(self, work: Work) -> None:
-        """What an attempt is computed from; it comes before anything else is heard of that attempt."""
+        """What an attempt is computed from; it comes before anything else is heard of that attempt.
+
+        InputError if it can never be served: nothing more is heard of it then. `forget` ends it whether or not it has begun,
+        and may come twice.
+        """
         ...
 
     def due_ns(self) -> int | None:
@@ -74,6 +80,25 @@ class Engine(Executor, Protocol):
     def advance(self) -> StepDone | None:
         """Run one iteration, or go on to the next: hand out the tokens, and say so if the run is over by that."""
         ...
+
+
+class Place(NamedTuple):
+    """Where an engine is put: what it may read of its replica, and whom it gives its tokens to.
+
+    `state` is the live face of the room beside it: who runs, and in the ledger which pages are whose (`page_ids` when a run
+    begins, `page_ahead` within a leap). `clock` is that by which it is due. `emit` takes the tokens of an iteration while
+    `advance` runs it.
+    """
+
+    resolved: Resolved
+    replica: int
+    state: InstanceState
+    clock: Clock
+    emit: Callable[[Emitted], None]
+
+
+EngineFactory = Callable[[Place], Engine]
+"""What brings an engine into the process that it will run in. It can be pickled; what is heavy it imports when it is called."""
 
 
 class Wire(Protocol):

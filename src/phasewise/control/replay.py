@@ -9,7 +9,7 @@ from __future__ import annotations
 from phasewise.control.ports import Room
 from phasewise.control.rooms import Beliefs, open_cluster, open_instance
 from phasewise.core.errors import LogError
-from phasewise.core.event import Died
+from phasewise.core.event import Died, Killed
 from phasewise.record.roomlog import read_segment
 from phasewise.record.runlog import RunLog
 
@@ -26,7 +26,7 @@ def replay(log: RunLog, beliefs: Beliefs | None = None) -> int:
             if number not in rooms:
                 rooms[number] = _open(log, number, beliefs)
             again = rooms[number].handlers[type(event)](event, at_ns)
-            if type(event) is Died:
+            if type(event) in (Died, Killed):
                 # The next process has a room of its own, that remembers nothing.
                 del rooms[number]
             if again != actions:

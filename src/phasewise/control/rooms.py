@@ -9,7 +9,7 @@ from phasewise.control.instance import InstanceControl
 from phasewise.control.pipeline import PipelineControl
 from phasewise.control.reporter import Reporter
 from phasewise.control.setup import Setup
-from phasewise.core.kv import BlockLedger
+from phasewise.core.kv import BlockLedger, PageBook
 from phasewise.core.prefix import PrefixLedger
 from phasewise.core.spec import Resolved
 from phasewise.core.units import to_ns
@@ -35,14 +35,22 @@ def open_cluster(resolved: Resolved, seed: int = 0) -> ClusterControl:
 
 
 def open_instance(
-    resolved: Resolved, replica: int, beliefs: Beliefs | None = None
+    resolved: Resolved, replica: int, beliefs: Beliefs | None = None, pages: bool = False
 ) -> InstanceControl | PipelineControl:
-    """The room of one replica, with a batcher and a ledger of its own. `beliefs`: a copy of the simulator's physics if None."""
+    """The room of one replica, with a batcher and a ledger of its own. `beliefs`: a copy of the simulator's physics if None.
+
+    With `pages` the ledger keeps a book of them, for an executor that addresses memory; the room decides the same.
+    """
     deployment = resolved.deployment
     spec = resolved.replicas[replica]
     batcher = catalog.build("batcher", resolved.batcher(replica))
     kind = PrefixLedger if deployment.prefix_cache else BlockLedger
-    ledger = kind(spec.blocks, deployment.block_tokens, int(batcher.watermark * spec.blocks))
+    ledger = kind(
+        spec.blocks,
+        deployment.block_tokens,
+        int(batcher.watermark * spec.blocks),
+        PageBook(spec.blocks) if pages else None,
+    )
     reporter = None
     router = catalog.find("router", deployment.router.name)
     if getattr(router, "watches", False):

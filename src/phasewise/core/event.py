@@ -81,6 +81,16 @@ class Died(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
     done: tuple[tuple[int, tuple[Piece, ...]], ...] = ()
 
 
+class Killed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=54):
+    """Of a replica, from whoever watches it: its process was killed or fell over, and its room had no last word.
+
+    `(lane, run, pieces)` for each run whose iterations were heard of: those that had ended, whose tokens are out. Nothing is
+    asked of this room any more.
+    """
+
+    done: tuple[tuple[int, int, tuple[Piece, ...]], ...] = ()
+
+
 class Began(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
     """Of a replica: its process has started, empty."""
 
@@ -122,5 +132,5 @@ class Switch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=27):
 
 
 ClusterEvent = Arrived | Gone | Lost | Start | Drain | Switch | Woken | Up
-InstanceEvent = Down | StepDone | Woken | Pulled | PullFailed | Died | Began
+InstanceEvent = Down | StepDone | Woken | Pulled | PullFailed | Died | Killed | Began
 Event = ClusterEvent | InstanceEvent

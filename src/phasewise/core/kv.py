@@ -95,16 +95,19 @@ class BlockLedger:
 
     def page_ids(self, resident: Resident) -> tuple[int, ...]:
         """Ids of the blocks that a resident holds by now, in the order of its context. Needs a page book."""
-        return self.address(resident.id, self.held(resident) * self.block_tokens)
+        return self._reach(resident, self.held(resident))
 
-    def address(self, request: int, tokens: int) -> tuple[int, ...]:
-        """Ids of the blocks for the first `tokens` tokens of a request's context, in order. Needs a page book.
+    def page_ahead(self, resident: Resident, tokens: int) -> tuple[int, ...]:
+        """Ids of the blocks for `tokens` tokens of its context: within a leap, whose blocks are counted when it is over.
 
-        For whoever writes there. Within a leap it asks before the blocks are counted (`take`), of which there are enough.
+        There is a page for each, because a leap is no longer than the free blocks last.
         """
+        return self._reach(resident, self.need(tokens))
+
+    def _reach(self, resident: Resident, count: int) -> tuple[int, ...]:
         if self.pages is None:
             raise PlanError("this ledger keeps counts only; give it a PageBook to address pages")
-        return self.pages.reach(request, self.need(tokens))
+        return self.pages.reach(resident.id, count)
 
 
 class PageBook:
@@ -122,13 +125,13 @@ class PageBook:
         """Pages that nobody holds."""
         return len(self._free)
 
-    def owned(self, request: int) -> int:
-        """How many pages the request has."""
-        return len(self._owned.get(request, ()))
-
     def refs(self, page: int) -> int:
         """How many hold the page."""
         return self._refs[page]
+
+    def owned(self, request: int) -> int:
+        """How many pages a request has by now, lent ones included."""
+        return len(self._owned.get(request, ()))
 
     def reach(self, request: int, count: int) -> tuple[int, ...]:
         """The request's pages, extended to `count` of them with free ones. PlanError if there are too few."""

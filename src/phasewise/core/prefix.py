@@ -51,21 +51,14 @@ class PrefixLedger(BlockLedger):
         while self._idle_blocks > self.free:
             self._give_up()
 
-    def address(self, request: int, tokens: int) -> tuple[int, ...]:
-        """As any ledger; content that nobody uses is given up where it must, the same that `take` will find given up."""
-        assert self.pages is not None
-        lacking = self.need(tokens) - self.pages.owned(request)
-        while lacking > self.pages.available and self._idle:
-            self._give_up()
-        return super().address(request, tokens)
-
-    def _give_up(self) -> None:
-        """Forget the content that has been unused for longest."""
+    def _give_up(self) -> int:
+        """Forget the content that has been unused for longest; how many blocks it filled."""
         key, unit = self._idle.popitem(last=False)
         del self._units[key]
         self._idle_blocks -= unit.blocks
         if self.pages is not None:
             self.pages.drop(unit.pages)
+        return unit.blocks
 
     def peek(self, resident: Resident, taken: int = 0, kept: Container[int] = ()) -> tuple[int, list[int]]:
         """What a waiting resident would find, if `taken` blocks went before and the units `kept` were spoken for.
@@ -142,6 +135,14 @@ class PrefixLedger(BlockLedger):
         """Blocks that would be free without this resident; those that it shares are not among them."""
         shared = sum(unit.blocks for key in self._held.get(resident.id, ()) if (unit := self._units[key]).refs > 1)
         return self.held(resident) - shared
+
+    def _reach(self, resident: Resident, count: int) -> tuple[int, ...]:
+        """As any ledger; within a leap content that nobody uses is given up now that would be when the leap is counted."""
+        if self.pages is not None:
+            lacking = count - self.pages.owned(resident.id) - self.pages.available
+            while lacking > 0 and self._idle:
+                lacking -= self._give_up()
+        return super()._reach(resident, count)
 
     def check(self, residents: Sequence[Resident]) -> None:
         """Recount everything from the residents; PlanError if a sum has drifted. For tests and debugging."""

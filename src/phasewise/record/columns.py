@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phasewise.core.action import Action, Boot, Ended, Enter, Forget, Outcome, Regroup, Run, Stop
-from phasewise.core.event import HOST, Arrived, Died, Drain, Lost, Pulled, StepDone
+from phasewise.core.event import HOST, Arrived, Died, Drain, Killed, Lost, Pulled, StepDone
 from phasewise.core.message import Evicted, PromptDone, Ready, SetRole, Submit
 from phasewise.core.request import Request
 from phasewise.core.spec import ROLES, RequestClass
@@ -101,7 +101,7 @@ _REQUEST = struct.Struct("<iqqiiBHH").pack
 _TRANSFER = struct.Struct("<iiqqq").pack
 _CHANGE = struct.Struct("<qiB").pack
 _EVENTS: dict[type, str] = {Lost: "lost", Ready: "serving", Drain: "draining"}
-_RARE = frozenset((Pulled, Died))
+_RARE = frozenset((Pulled, Died, Killed))
 _MOVING = frozenset((PromptDone, Evicted, Enter, Regroup, Forget))
 _ACTIONS: dict[type, str] = {Boot: "booting", Stop: "stopped"}
 _STEP = struct.Struct("<qqdiiiQhBq").pack
@@ -192,7 +192,7 @@ class InstanceColumns:
         for at_ns, event, actions in records:
             if type(event) is StepDone:
                 lane = event.lane
-                start, run = runs[lane]
+                start, run = runs.pop(lane)
                 first_row = row
                 try:
                     ((_, slope, steps),) = event.pieces
@@ -241,10 +241,14 @@ class InstanceColumns:
                     self._moved(action, row)
         self._row = row
 
-    def _rare(self, at_ns: int, event: Pulled | Died, row: int) -> int:
+    def _rare(self, at_ns: int, event: Pulled | Died | Killed, row: int) -> int:
         """Keys and values have come, or the process is gone. The next row."""
         if isinstance(event, Died):
-            return self._died(event, row)
+            return self._died(event.done, row)
+        if isinstance(event, Killed):
+            # A run that is none of those in flight had its end written down before.
+            flying = {lane: run.id for lane, (_, run) in self._runs.items()}
+            return self._died([(lane, pieces) for lane, run, pieces in event.done if flying.get(lane) == run], row)
         if event.source != HOST:
             self._transfers += _TRANSFER(event.request, event.source, event.began_ns, at_ns, event.nbytes)
         return row
@@ -292,9 +296,9 @@ class InstanceColumns:
                 spans["last"][i] = int(decoded[over[i]]) if spans["tokens"][i] else -1
         return steps, _chain(spans, chained)
 
-    def _died(self, event: Died, row: int) -> int:
+    def _died(self, done: Iterable[tuple[int, tuple[Piece, ...]]], row: int) -> int:
         """The process is gone: write what its runs had done, and end every stay. The next row."""
-        for lane, pieces in event.done:
+        for lane, pieces in done:
             start, run = self._runs[lane]
             if pieces:
                 # A row more than the pieces have, of no steps, would be the last: there is none.

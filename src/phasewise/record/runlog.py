@@ -96,11 +96,11 @@ class RunLog:
 
     def write(self, path: str | Path) -> None:
         """Write the log to a file, whole or not at all."""
-        draft = _Draft(path, self.header)
+        draft = Draft(path, self.header)
         try:
             for room, segment in self.segments():
-                _frame(draft.file, EVENTS, room, segment)
-            _close(draft.file, self.tables, self.events)
+                write_frame(draft.file, EVENTS, room, segment)
+            close_file(draft.file, self.tables, self.events)
         except BaseException:
             draft.drop()
             raise
@@ -114,7 +114,7 @@ class RunLog:
         tables: dict[int, dict[int, NDArray[Any]]] = {kind: {} for kind in _DTYPES}
         for _, kind, room, payload in frames(path):
             if kind == HEADER:
-                header = _header(payload, path)
+                header = read_header(payload, path)
             elif kind == EVENTS:
                 segments.append((room, payload))
             elif kind in tables:
@@ -148,7 +148,7 @@ def frames(path: str | Path, offset: int = 0) -> Iterator[tuple[int, int, int, b
             yield file.tell(), kind, room, payload
 
 
-def _header(payload: bytes, path: str | Path) -> Header:
+def read_header(payload: bytes, path: str | Path) -> Header:
     try:
         return msgspec.msgpack.decode(payload, type=Header)
     except msgspec.MsgspecError as error:
@@ -178,7 +178,7 @@ class Recorder:
         self._header = header
         self._path = path
         self._segments: list[tuple[int, bytes]] = []
-        self._draft = None if path is None else _Draft(path, header)
+        self._draft = None if path is None else Draft(path, header)
         self._requests = ClusterColumns(header.classes)
         self._replicas = [InstanceColumns() for _ in header.resolved.replicas]
         self.cluster = RoomLog(self._requests, self._sink(0))
@@ -189,7 +189,7 @@ class Recorder:
         if self._draft is None:
             return lambda segment: self._segments.append((room, segment))
         file = self._draft.file
-        return lambda segment: _frame(file, EVENTS, room, segment)
+        return lambda segment: write_frame(file, EVENTS, room, segment)
 
     def close(self) -> RunLog:
         """The finished log. One that was streamed to a file reads its events from there, once it is kept."""
@@ -202,7 +202,7 @@ class Recorder:
         tables = Tables(self._requests.table(), steps, spans, transfers, self._requests.changes())
         events = sum(room.events for room in rooms)
         if self._draft is not None:
-            _close(self._draft.file, tables, events)
+            close_file(self._draft.file, tables, events)
         return RunLog(self._header, tables, events, self._segments, self._path)
 
     def keep(self) -> None:
@@ -216,7 +216,7 @@ class Recorder:
             self._draft.drop()
 
 
-class _Draft:
+class Draft:
     """A log in the making: it appears under its name only when it is kept, and leaves nothing behind when it is dropped."""
 
     def __init__(self, path: str | Path, header: Header) -> None:
@@ -230,7 +230,7 @@ class _Draft:
             raise LogError(f"{path}: cannot be written: {error.strerror}") from None
         try:
             self.file.write(MAGIC)
-            _frame(self.file, HEADER, 0, msgspec.msgpack.encode(header))
+            write_frame(self.file, HEADER, 0, msgspec.msgpack.encode(header))
         except BaseException:
             self.drop()
             raise
@@ -244,15 +244,20 @@ class _Draft:
         self._partial.unlink(missing_ok=True)
 
 
-def _frame(file: BinaryIO, kind: int, room: int, payload: bytes) -> None:
+def write_frame(file: BinaryIO, kind: int, room: int, payload: bytes) -> None:
     file.write(_FRAME.pack(len(payload), crc32(payload, kind ^ room), room, kind))
     file.write(payload)
 
 
-def _close(file: BinaryIO, tables: Tables, events: int) -> None:
-    _frame(file, REQUESTS_KIND, 0, tables.requests.tobytes())
-    _frame(file, CHANGES_KIND, 0, tables.changes.tobytes())
+def as_frame(kind: int, room: int, payload: bytes) -> bytes:
+    """A frame as one piece, for whoever writes it with one call."""
+    return _FRAME.pack(len(payload), crc32(payload, kind ^ room), room, kind) + payload
+
+
+def close_file(file: BinaryIO, tables: Tables, events: int) -> None:
+    write_frame(file, REQUESTS_KIND, 0, tables.requests.tobytes())
+    write_frame(file, CHANGES_KIND, 0, tables.changes.tobytes())
     for room, parts in enumerate(zip(tables.steps, tables.spans, tables.transfers, strict=True), 1):
         for kind, part in zip(_REPLICA, parts, strict=True):
-            _frame(file, kind, room, part.tobytes())
-    _frame(file, END, 0, _COUNT.pack(events))
+            write_frame(file, kind, room, part.tobytes())
+    write_frame(file, END, 0, _COUNT.pack(events))

@@ -14,7 +14,7 @@ from phasewise.core.event import StepDone
 from phasewise.core.step import AWAY, Chunk, Piece, total_ns
 from phasewise.perf.latency import LatencyModel
 from phasewise.sim.clock import VirtualClock
-from phasewise.workload.truth import Truth
+from phasewise.workload.truth import Lengths
 
 
 class Lane:
@@ -69,7 +69,13 @@ class ModelledExecutor:
     )
 
     def __init__(
-        self, clock: VirtualClock, latency: LatencyModel, truth: Truth, max_context: int, order: int = 0, lanes: int = 1
+        self,
+        clock: VirtualClock,
+        latency: LatencyModel,
+        truth: Lengths,
+        max_context: int,
+        order: int = 0,
+        lanes: int = 1,
     ) -> None:
         self._clock = clock
         self._agenda = clock.agenda
@@ -96,6 +102,10 @@ class ModelledExecutor:
         elif action.tokens > 1:
             self._earlier[action.request] = action.tokens - 1
         self._join(action.request, action.known, action.cohort)
+
+    def decoding(self, cohorts: Sequence[str]) -> list[int]:
+        """Who takes a decode step when these cohorts do."""
+        return [request for name in cohorts for _, request in self._books[name].ends]
 
     def slow(self, factor: float) -> None:
         """Steps that begin from now on take `factor` times as long; those of a leap that have not begun, too."""
@@ -200,6 +210,7 @@ class ModelledExecutor:
         """Strike a cancelled request from the book."""
         if self._strike(action.request) is None:
             self._left.pop(action.request, None)
+            self._earlier.pop(action.request, None)
 
     def regroup(self, action: Regroup) -> None:
         """Move decoding requests to the books of other cohorts."""

@@ -7,10 +7,18 @@ No batcher, router, predictor or report that is not such an oracle gets one; wha
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 from phasewise.core.errors import InputError
+
+
+class Lengths(Protocol):
+    """Whatever knows how long answers will be: a `Truth`, or what stands in for one where there is no trace."""
+
+    def output_tokens(self, request_id: int) -> int: ...
 
 
 class Truth:
