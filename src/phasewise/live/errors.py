@@ -44,12 +44,16 @@ class Fault(Exception):
         return msgspec.json.encode(self.body)
 
 
+def too_deep() -> Fault:
+    return Fault(400, "the body is nested too deeply", code="invalid_json")
+
+
 def malformed(error: Exception, known: Iterable[str]) -> Fault:
     """The fault for a body that could not be decoded; `known` are the fields that it may have."""
     if isinstance(error, UnicodeDecodeError):
         return Fault(400, f"the body is not valid UTF-8 (byte {error.start} of a text)", code="invalid_utf8")
     if isinstance(error, RecursionError):
-        return Fault(400, "the body is nested too deeply", code="invalid_json")
+        return too_deep()
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
         what = (

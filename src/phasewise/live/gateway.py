@@ -19,7 +19,7 @@ from phasewise.live import answers
 from phasewise.live.answering import Answering, error_event
 from phasewise.live.asking import Asker
 from phasewise.live.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
-from phasewise.live.errors import Fault, malformed
+from phasewise.live.errors import Fault, malformed, too_deep
 from phasewise.live.exchange import GONE, Exchange, Gone, Receive, Scope, Send
 from phasewise.live.forced import NamedReading, RequiredReading
 from phasewise.live.forms import ChatForm, Form, TextForm, encode
@@ -106,6 +106,10 @@ class Gateway:
             await handler(exchange)
         except Fault as fault:
             await exchange.fault(fault)
+        except RecursionError:
+            if exchange.status is not None:
+                raise
+            await exchange.fault(too_deep())
 
     async def _unforeseen(self, exchange: Exchange, error: Exception) -> None:
         frames = traceback.extract_tb(error.__traceback__)[-6:]
