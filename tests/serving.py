@@ -118,6 +118,8 @@ class FakeService:
     async def drain(self, within_s: float) -> None:
         self.draining, self.drained_within_s = True, within_s
         for stream in self.streams:
+            if within_s == 0:
+                stream.cancel()
             while await asyncio.sleep(0, stream.outcome is Outcome.INSIDE):
                 stream._told.clear()
                 await stream._told.wait()

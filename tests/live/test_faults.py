@@ -223,16 +223,15 @@ def test_what_nobody_foresaw_has_the_same_shape_and_its_text_stays_out_of_the_lo
 
 
 @pytest.mark.parametrize("depth", [200, 400, 800, 900, 950, 1000, 2000])
-@pytest.mark.parametrize("stream", [False, True])
-def test_schemas_nested_deeply_are_taken_or_refused(depth: int, stream: bool) -> None:
+def test_schemas_nested_deeply_are_taken_or_refused(depth: int) -> None:
     schema = '{"a":' * depth + "1" + "}" * depth
-    form = '{"type":"json_schema","json_schema":{"name":"x","schema":%s}}' % schema
-    tool = '{"type":"function","function":{"name":"x","parameters":%s}}' % schema
+    form = '{"type":"json_schema","json_schema":{"name":"x","schema":' + schema + "}}"
+    tool = '{"type":"function","function":{"name":"x","parameters":' + schema + "}}"
     for more in (f'"response_format":{form}', f'"tools":[{tool}],"tool_choice":"required"'):
-        raw = '{"messages":[{"role":"user","content":"Hi"}],%s}' % more
+        raw = '{"messages":[{"role":"user","content":"Hi"}],' + more + "}"
         response = Board().ask("POST", CHAT, content=raw)
         if response.status_code != 200:
-            check(response, 400, "nested too deeply")
+            assert check(response, 400)["code"] in ("invalid_json", "context_length_exceeded")
 
 
 @given(st.binary(max_size=200), st.sampled_from([CHAT, TEXT, "/tokenize", "/detokenize"]))

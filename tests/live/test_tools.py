@@ -15,10 +15,8 @@ def tool(name: str, **parameters: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": {"type": "object", **parameters}}}
 
 
-TOOLS = [
-    tool("add", properties={"a": {"$ref": "#/$defs/n"}}, required=["a"], **{"$defs": {"n": {"type": "integer"}}}),
-    tool("now"),
-]
+NUMBER = {"$defs": {"n": {"type": "integer"}}}
+TOOLS = [tool("add", properties={"a": {"$ref": "#/$defs/n"}}, required=["a"], **NUMBER), tool("now")]
 
 
 def call(name: str, arguments: str, index: int | None = None) -> dict[str, Any]:
@@ -45,13 +43,8 @@ def ask(board: Board, stream: bool, **body: Any) -> tuple[str | None, list[dict[
             for piece in delta.get("tool_calls", []):
                 if "id" in piece:
                     assert piece["index"] == len(calls)
-                    calls.append(
-                        {
-                            "id": piece["id"],
-                            "type": piece["type"],
-                            "function": {"name": piece["function"]["name"], "arguments": ""},
-                        }
-                    )
+                    calls.append(call(piece["function"]["name"], "") | {"id": piece["id"]})
+                    assert piece["type"] == "function"
                 calls[piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
     ids = [c.pop("id") for c in calls]
     assert len(set(ids)) == len(ids)

@@ -71,6 +71,7 @@ async def serve(
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=math.ceil(limits.idle_s),
         timeout_graceful_shutdown=_LAST_S,
@@ -82,10 +83,11 @@ async def serve(
         await _first(serving, stop.wait())
         draining = asyncio.create_task(service.drain(drain_s))
         await _first(draining, hurry.wait())
-        server.force_exit = hurry.is_set()
-        server.should_exit = True
         draining.cancel()
         await asyncio.gather(draining, return_exceptions=True)
+        if hurry.is_set():
+            await service.drain(0.0)
+        server.should_exit = True
         await serving
 
 

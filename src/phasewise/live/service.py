@@ -133,7 +133,10 @@ class Service(Protocol):
     def load(self) -> Load: ...
 
     async def drain(self, within_s: float) -> None:
-        """Take no more, return when all is finished or the time is over; what is left then is cancelled."""
+        """Take no more, return when all is finished or the time is over; what is left then is cancelled.
+
+        May be called again, with less time, after a first call was cancelled.
+        """
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
