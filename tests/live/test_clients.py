@@ -9,13 +9,12 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from phasewise.core.action import Outcome
 from serving import MODEL, Board, FakeStream, Limits, Reads, in_a_thread, says
 
 HI = [{"role": "user", "content": "Hi"}]
-TOOL = {
-    "type": "function",
-    "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
-}
+PARAMETERS = {"type": "object", "properties": {"a": {"type": "integer"}}}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": PARAMETERS}}
 
 
 class Point(BaseModel):
@@ -128,8 +127,6 @@ def test_limits_are_the_ones_that_it_knows() -> None:
 
 def test_a_stream_that_breaks_raises() -> None:
     def breaks(stream: FakeStream) -> None:
-        from phasewise.core.action import Outcome
-
         stream.feed("Hel")
         stream.close(Outcome.FAILED, "the worker died")
 
@@ -137,5 +134,4 @@ def test_a_stream_that_breaks_raises() -> None:
         with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0) as client:
             parts = client.completions.create(model=MODEL, prompt="x", stream=True)
             with pytest.raises(openai.APIError, match="the worker died"):
-                for part in parts:
-                    assert part.choices[0].text
+                list(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -128,13 +129,8 @@ def test_odd_but_right_requests_are_answered() -> None:
     async def main() -> None:
         async with listening(Board()) as (port, _):
             odd = b"x-request-id: \xe9\xff\r\nauthorization: \xff\r\nconnection: close\r\n"
-            for path, status in (
-                (b"/health", 200),
-                (b"/health?x=%ff", 200),
-                (b"/%ff%00", 404),
-                (b"//health", 404),
-                (b"*", 404),
-            ):
+            paths = {b"/health": 200, b"/health?x=%ff": 200, b"/%ff%00": 404, b"//health": 404, b"*": 404}
+            for path, status in paths.items():
                 answer = await talk(port, b"GET " + path + b" HTTP/1.1\r\n" + odd + b"\r\n")
                 assert int(answer.split()[1]) == status, answer
             upgrade = b"GET /health HTTP/1.1\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n"
@@ -147,10 +143,8 @@ def test_odd_but_right_requests_are_answered() -> None:
 def test_a_head_that_never_ends_is_hung_up_on(sent: bytes) -> None:
     async def main() -> None:
         async with listening(Board(limits=Limits(head_s=0.01))) as (port, _):
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 assert await talk(port, sent) == b""
-            except ConnectionResetError:
-                pass
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
@@ -181,7 +175,6 @@ def test_pipelined_requests_are_answered_in_order() -> None:
             return await talk(port, one + one + request(b"{", more="connection: close\r\n"))
 
     answer = asyncio.run(asyncio.wait_for(main(), 30))
-    assert [part.split(b" ", 2)[1] for part in answer.split(b"HTTP/1.1")[1:]] != []
     assert answer.count(b"HTTP/1.1 200") == 2
     assert answer.index(b"HTTP/1.1 400") > answer.rindex(b"HTTP/1.1 200")
 
@@ -215,7 +208,7 @@ def test_signals_drain_and_a_second_one_ends_it_at_once() -> None:
     async def main() -> None:
         board = Board(silent)
         async with listening(board) as (port, _):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(request(BODY % b"true"))
             fake = await board.service.begun.get()
             os.kill(os.getpid(), signal.SIGTERM)
