@@ -1,7 +1,7 @@
 """What the HTTP gateway asks of whoever stands behind it: a model's text, and a service that answers requests for tokens.
 
-Protocols and the nouns that pass through them; no behaviour. Everything happens on one event loop: nothing here is called from
-another thread, and nothing but `Stream.more` waits.
+Protocols and the nouns that pass through them; no behaviour. Everything happens on one event loop (but for the making of long
+prompts), and nothing waits but what is `async`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from phasewise.core.stream import Emitted, Sampling
 class Wanted(msgspec.Struct, frozen=True, gc=False):
     """One answer that a client asked for, checked: the prompt is within the context and every number in its range.
 
-    `max_tokens` is what the client or the context allows. The rest is as in `core.stream.Work`. `ttft_s` and `tpot_s` are
-    the client's own targets (None: it told none). A greater `priority` is served first where a policy looks at it. `kind` is the
+    `max_tokens` is what the client or the context allows. The rest is as in `core.stream.Work`. `ttft_s` and `tpot_s` are the
+    client's own targets (None: it told none). A greater `priority` is served first where a policy looks at it. `kind` is the
     class that the client says the request belongs to.
     """
 
@@ -48,10 +48,10 @@ class Load(msgspec.Struct, frozen=True, gc=False):
 class Stream(Protocol):
     """One answer as it comes. Each index comes once, in order, whatever became of the attempts behind it.
 
-    When it is over, `outcome` says how. FINISHED: the last token had an `end`. REJECTED: no replica can ever serve it, `reason`
-    says why in words for the client (a schema that cannot be followed, blocks that do not suffice). FAILED: it broke, after what
-    came already, for `reason`. CANCELLED: somebody called `cancel`. The times (seconds) are of the phases that it went through:
-    None for one that it never reached.
+    When it is over, `outcome` says how. FINISHED: the last token had an `end`. REJECTED: no replica can ever serve it, and
+    `reason` says why in words for the client (a schema that cannot be followed, blocks that do not suffice). FAILED: it broke,
+    after what came already, for `reason`. CANCELLED: somebody called `cancel`. The times (seconds) are of the phases that it
+    went through: None for one that it never reached.
     """
 
     @property
@@ -81,7 +81,7 @@ class Stream(Protocol):
 
 
 class Text(Protocol):
-    """The model's tokenizer and template."""
+    """The model's tokenizer and template. The prompt of one request may be made in a thread beside the event loop."""
 
     @property
     def vocabulary(self) -> int:
@@ -133,7 +133,10 @@ class Service(Protocol):
     def load(self) -> Load: ...
 
     async def drain(self, within_s: float) -> None:
-        """Take no more, return when all is finished or the time is over; what is left then is cancelled."""
+        """Take no more, return when all is finished or the time is over; what is left then is cancelled.
+
+        May be called again, with less time, after a first call was cancelled.
+        """
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
