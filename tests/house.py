@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from phasewise.control.loop import Loop
-from phasewise.control.ports import Engine
+from phasewise.control.ports import EngineFactory, Place
 from phasewise.control.replay import replay
 from phasewise.control.rooms import open_instance
 from phasewise.core.action import Forget, Interrupt, Regroup, Run, WakeAt
 from phasewise.core.event import Woken
-from phasewise.core.kv import BlockLedger, PageBook
+from phasewise.core.kv import BlockLedger
 from phasewise.core.message import UP, Cancel, Submit
 from phasewise.core.request import Request
 from phasewise.core.spec import Resolved
@@ -39,24 +39,20 @@ class Ticking:
         self._now_ns = max(self._now_ns, at_ns)
 
 
-Build = Callable[[BlockLedger, Ticking, Callable[[Emitted], None]], Engine]
-
-
 class House:
     """One room, one executor. `submit` and `cancel` whenever you like; `step` lets one iteration happen."""
 
-    def __init__(self, build: Build, batcher: str = "sarathi", params: Any = None, **world: Any) -> None:
+    def __init__(self, build: EngineFactory, batcher: str = "sarathi", params: Any = None, **world: Any) -> None:
         self.resolved: Resolved = toy_resolved(batcher, params, **world)
         self.clock = Ticking()
-        self.room: Any = open_instance(self.resolved, 0)
+        self.room: Any = open_instance(self.resolved, 0, pages=True)
         self.ledger: BlockLedger = self.room.state.ledger
-        self.ledger.pages = PageBook(self.ledger.blocks)
         self.recorder = Recorder(Header("test", self.resolved, {"name": "live"}, 0))
         self.emitted: dict[int, list[Emitted]] = {}
         self.up: list[Any] = []
         self.runs: list[Run] = []
         self._alarms: list[int] = []
-        self.engine = engine = build(self.ledger, self.clock, self._take)
+        self.engine = engine = build(Place(self.resolved, 0, self.room.state, self.clock, self._take))
         ports: dict[type, Callable[[Any], None]] = dict.fromkeys(UP, self.up.append)
 
         def run(action: Run) -> None:

@@ -84,7 +84,7 @@ def house(arm: str, **world: Any) -> House:
     name, params = ARMS[arm]
     size = world.setdefault("block_tokens", UNIT)
     return House(
-        lambda ledger, clock, emit: TorchExecutor(Scribe(size), Plain(), ledger.address, clock, emit),
+        lambda place: TorchExecutor(Scribe(size), Plain(), place),
         name,
         params,
         **world,

@@ -71,9 +71,7 @@ def model() -> Decoder:
 def house(model: Decoder, reference: Reference, batcher: str, params: Any, **world: Any) -> House:
     voices = Voices(reference.tokenizer, model.shape.end_ids, Grammars)  # type: ignore[arg-type]
     world = {"blocks": 128, "block_tokens": UNIT, "max_context": 1024} | world
-    return House(
-        lambda ledger, clock, emit: TorchExecutor(model, voices, ledger.address, clock, emit), batcher, params, **world
-    )
+    return House(lambda place: TorchExecutor(model, voices, place), batcher, params, **world)
 
 
 def ask(there: House, number: int, prompt: Sequence[int], shared: bool = False) -> None:
@@ -149,5 +147,7 @@ def test_in_bf16_it_differs_only_where_two_tokens_are_nearly_as_likely(
         # bf16 has eight bits: near such logits two neighbours lie so far apart, and a few roundings add up.
         assert gaps[-1] < 4 * float(best[0].abs()) * 2.0**-8
     with capsys.disabled():
-        print(f"\nbf16: {differ} of {len(QUESTIONS)} answers differ at some token; gaps {np.round(sorted(gaps), 3).tolist()}")
+        print(
+            f"\nbf16: {differ} of {len(QUESTIONS)} answers differ at some token; gaps {np.round(sorted(gaps), 3).tolist()}"
+        )
     there.close()

@@ -7,18 +7,15 @@ asks the room's ledger for pages, and knows no policy and no queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from phasewise.control.ports import Clock
+from phasewise.control.ports import Place
 from phasewise.core.action import Enter, Forget, Interrupt, Regroup, Run
 from phasewise.core.event import StepDone
 from phasewise.core.step import AWAY, Piece
 from phasewise.core.stream import Emitted, Work
 from phasewise.engine.batch import Rows
-
-Address = Callable[[int, int], Sequence[int]]
-"""`(request, tokens) -> ids of the pages` for the first `tokens` tokens of its context."""
 
 
 class Model(Protocol):
@@ -54,25 +51,18 @@ class Seat:
 
 
 class TorchExecutor:
-    """One replica's model. `address` is its ledger's; tokens go to `emit` in the iteration that they come of.
+    """One replica's model, put in its `place`. A token is handed out in the iteration that it comes of.
 
     One lane. A run is a burst of iterations, each a piece of its own in `StepDone`, as long as it was from the end of the one
     before.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        voices: Voices,
-        address: Address,
-        clock: Clock,
-        emit: Callable[[Emitted], None],
-    ) -> None:
+    def __init__(self, model: Model, voices: Voices, place: Place) -> None:
         self._model = model
         self._voices = voices
-        self._address = address
-        self._clock = clock
-        self._emit = emit
+        self._state = place.state
+        self._clock = place.clock
+        self._emit = place.emit
         self._seats: dict[int, Seat] = {}
         self._cohorts: dict[str, dict[int, Seat]] = {}
         self._run: Run | None = None
@@ -166,17 +156,22 @@ class TorchExecutor:
             start = chunk.start + done * chunk.tokens
             end = start + chunk.tokens
             emits = chunk.joins is not None
-            rows.append(Rows(seat.tokens[start:end], start, self._address(chunk.request, end), emits))
+            rows.append(Rows(seat.tokens[start:end], start, self._pages(chunk.request, end), emits))
             if emits:
                 speakers.append(seat)
                 joins.append(chunk.joins)
         for name in run.plan.cohorts:
             for seat in self._cohorts[name].values():
                 known = len(seat.tokens)
-                rows.append(Rows(seat.tokens[-1:], known - 1, self._address(seat.request, known), True))
+                rows.append(Rows(seat.tokens[-1:], known - 1, self._pages(seat.request, known), True))
                 speakers.append(seat)
                 joins.append(None)
         return rows, speakers, joins
+
+    def _pages(self, request: int, tokens: int) -> tuple[int, ...]:
+        """Where the first `tokens` tokens of its context are, or are to be."""
+        state = self._state
+        return state.ledger.page_ahead(state.running[request], tokens)
 
     def _join(self, seat: Seat, cohort: str) -> None:
         seat.cohort = cohort
