@@ -120,6 +120,69 @@ app.command()(compare)
 
 
 @app.command()
+def serve(
+    deployment: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DEPLOYMENT", help="A deployment file (YAML); without one, the built-in model on this machine."
+        ),
+    ] = None,
+    settings: options.Settings = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|FILE.gguf", help="The weights: a Hugging Face folder or a GGUF file."),
+    ] = None,
+    modelled: Annotated[
+        bool, typer.Option("--modelled", help="No weights: answers of no meaning, at the pace of the modelled device.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="Where to listen; anything but loopback needs --keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    keys: Annotated[Path | None, typer.Option(metavar="FILE", help="API keys, one a line.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Requests/s for each key; more get status 429.")] = None,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get status 503.")] = 1024,
+    kv_gib: Annotated[float, typer.Option(min=0.001, help="Memory for keys and values, GiB a replica.")] = 0.5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a replica. Default: 2, or one a core.")] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds that running answers get when it is told to stop.")
+    ] = 30.0,
+    log: Annotated[str | None, typer.Option(metavar="FILE", help="Write the run log: every event and action.")] = None,
+) -> None:
+    """Serve a model over HTTP, with OpenAI's endpoints, by the batchers that are simulated.
+
+    \b
+    phasewise serve
+    phasewise serve deployment.yaml --model ./Qwen3-0.6B --port 8080
+    phasewise serve --modelled examples/llama-70b-h100-tp4.yaml
+    """
+    from phasewise.cli.extras import needed
+
+    needed("serve", "zmq", "uvicorn", "httptools", "prometheus_client")
+    if not modelled:
+        needed("engine", "torch", "tokenizers", "safetensors", "jinja2")
+    from phasewise.cli.serve import Wanted, run
+
+    run(
+        Wanted(
+            deployment,
+            settings or [],
+            model,
+            modelled,
+            host,
+            port,
+            keys,
+            log,
+            rate,
+            waiting,
+            kv_gib,
+            threads,
+            dtype,
+            drain,
+        )
+    )
+
+
+@app.command()
 def policies(
     json: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="Write the list as JSON; - for standard output.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from phasewise.control.ports import Place
 from phasewise.core.action import Enter, Forget, Interrupt, Regroup, Run
@@ -41,7 +41,8 @@ _MIX = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 
 
-class Paced(NamedTuple):
+@dataclass(frozen=True)
+class Paced:
     """What brings a `PacedExecutor` into a process: a `control.ports.EngineFactory`.
 
     `latency` None is what the deployment says. Answers are geometric in length, `mean_tokens` on average, by `seed`; None: as

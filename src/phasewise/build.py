@@ -1,0 +1,141 @@
+"""The composition root: a deployment and a model in, what serves them out. The only file that knows both executors.
+
+Rooms, policies and ledger are those of the simulator, opened by the same functions. What differs is the executor: a real model,
+or for trying out gateways and clients the modelled one at its own pace.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from phasewise.control.ports import EngineFactory
+from phasewise.control.resolve import resolve
+from phasewise.core.errors import InputError
+from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Resolved, ResolvedReplica
+from phasewise.engine.builtin import BUILTIN, resolve_model
+from phasewise.engine.factory import Torch
+from phasewise.engine.tools import Call, ToolReader, form_of
+from phasewise.live.service import Piece, Text, Tools
+from phasewise.perf.memory import GIB
+from phasewise.policy import catalog
+from phasewise.sim.paced import Paced
+from phasewise.sim.words import Words
+
+KV_GIB = 0.5
+"""Of the host's memory for keys and values, unless one says otherwise."""
+
+HERE = Deployment(
+    f"HuggingFaceTB/{BUILTIN}",
+    (ReplicaSpec("cpu"),),
+    batcher=PolicySpec("vllm-v1", {"token_budget": 256, "max_seqs": 64}),
+)
+"""What is served where nobody says anything: the built-in model on this machine's processor."""
+
+
+class Served(NamedTuple):
+    """What a service is made of; `tools` None: the model has no way to call any."""
+
+    resolved: Resolved
+    name: str
+    factory: EngineFactory
+    text: Text
+    tools: Tools | None
+
+
+def served(
+    deployment: Deployment | None,
+    model: str | None = None,
+    *,
+    modelled: bool = False,
+    kv_gib: float = KV_GIB,
+    threads: int | None = None,
+    dtype: str = "bfloat16",
+    where: str | None = None,
+) -> Served:
+    """What serves a deployment (None: `HERE`). `model` is a folder or a GGUF file, and stands before the deployment's own.
+
+    InputError for what makes no sense, weights that are not here, and devices that are not served yet.
+    """
+    wanted = deployment or HERE
+    if modelled:
+        resolved = resolve(msgspec.structs.replace(wanted, model=model) if model else wanted, where)
+        return Served(resolved, model or wanted.model, Paced(), Words(), None)
+    folder, name = _weights(wanted, model, where)
+    resolved = resolve(msgspec.structs.replace(wanted, model=str(folder / "config.json")), where)
+    others = sorted({replica.device.name for replica in resolved.replicas} - {"cpu"})
+    if others:
+        what = f"device {others[0]} is not served yet, only cpu"
+        raise InputError(f"{what}; --modelled serves any device, with answers of no meaning", where)
+    # Late, because what is only modelled does without these libraries.
+    from phasewise.engine.text import Tokenizer
+
+    tokenizer = Tokenizer(folder)
+    form = form_of(tokenizer.template(tools=True))
+    factory = Torch(folder, dtype, threads or min(2, os.cpu_count() or 1))
+    return Served(_bounded(resolved, kv_gib), name, factory, tokenizer, Calls(form) if form else None)
+
+
+def _weights(deployment: Deployment, model: str | None, where: str | None) -> tuple[Path, str]:
+    """The folder of a model's weights, and what clients call it."""
+    if model is not None:
+        folder = resolve_model(model)
+        builtin = model.lower() == BUILTIN.lower()
+        return folder, BUILTIN if builtin else Path(model).expanduser().resolve().name.removesuffix(".gguf")
+    if deployment.model == HERE.model:
+        return resolve_model(None), BUILTIN
+    path = Path(deployment.model).expanduser()
+    if path.name == "config.json" and path.is_file():
+        return resolve_model(path.parent), path.resolve().parent.name
+    raise InputError(f"the weights of {deployment.model} are not here; give --model FOLDER or FILE.gguf", where)
+
+
+def _bounded(resolved: Resolved, kv_gib: float) -> Resolved:
+    """With no more keys and values than a host has memory to spare."""
+    deployment = resolved.deployment
+    most = int(kv_gib * GIB) // resolved.model.kv_bytes(deployment.block_tokens)
+
+    def bounded(i: int, replica: ResolvedReplica) -> ResolvedReplica:
+        blocks = min(replica.blocks, most)
+        watermark: float = catalog.build("batcher", resolved.batcher(i)).watermark
+        usable = (blocks - int(watermark * blocks)) * deployment.block_tokens
+        if usable < 2:
+            raise InputError(f"kv-gib is {kv_gib}, which holds {max(usable, 0)} tokens; give more")
+        return msgspec.structs.replace(replica, blocks=blocks, max_context=min(replica.max_context, usable))
+
+    replicas = tuple(bounded(i, replica) for i, replica in enumerate(resolved.replicas))
+    return msgspec.structs.replace(resolved, replicas=replicas)
+
+
+class Calls:
+    """The calls of tools in the answers of a model whose template has them in this `form`."""
+
+    def __init__(self, form: Any) -> None:
+        self._form = form
+
+    def read(self, tools: Sequence[Mapping[str, Any]]) -> Reading:
+        """A reader for one answer to a request that offered `tools`."""
+        return Reading(ToolReader(self._form, [tool["function"]["name"] for tool in tools]))
+
+
+class Reading:
+    """One answer, read for calls."""
+
+    def __init__(self, reader: ToolReader) -> None:
+        self._reader = reader
+
+    def feed(self, text: str) -> list[Piece]:
+        """What is certain after this much more of the answer."""
+        return list(map(_piece, self._reader.feed(text)))
+
+    def finish(self) -> list[Piece]:
+        """What was held back."""
+        return list(map(_piece, self._reader.finish()))
+
+
+def _piece(found: str | Call) -> Piece:
+    return Piece(found) if isinstance(found, str) else Piece("", found.number, found.name, found.arguments)
