@@ -103,7 +103,7 @@ class Model:
         known = ("rope_freqs.weight", "output.weight", "lm_head.weight")
         for name in stored:
             if name not in used and name not in known and not name.endswith(".rotary_emb.inv_freq"):
-                what = f"tensor {name} has no place in a {self.shape.family} of this configuration"
+                what = f"tensor {name!r} has no place in a {self.shape.family} of this configuration"
                 raise InputError(
                     f"{what}: the configuration is another model's, or names a feature wrongly", self._where
                 )
