@@ -3,6 +3,9 @@
 Two kinds are known: byte-level BPE (`gpt2`: SmolLM2, Llama 3, Qwen, Mistral Nemo) and SentencePiece's BPE (`llama`: Llama 2,
 Mistral, Mixtral). How text is cut before the merges is a name in the file (`tokenizer.ggml.pre`), and what it stands for is
 written down in llama.cpp's sources and here: an unknown name is an error, for a guess would tokenize almost right.
+
+A character that has no token vanishes, in transformers and llama.cpp as here. SmolLM2's vocabulary lacks 21 bytes: six control
+characters (U+0004 is one), and two that begin the private and unassigned planes; the others no UTF-8 text has.
 """
 
 from __future__ import annotations
