@@ -20,8 +20,8 @@ from phasewise.engine.weights import Model, hub_parts, model_of
 
 
 def write_folder(gguf: Path, folder: Path) -> None:
-    """Write a model, its tokenizer and their configurations into the folder, which must exist. Raises InputError for a file that is not a model that the engine runs,
-    before anything large is written; OSError as the disk says."""
+    """Write a model, its tokenizer and their configurations into the folder, which must exist. Raises InputError for a file
+    that is not a model that the engine runs, before anything large is written; OSError as the disk says."""
     file = GgufFile(gguf)
     model = model_of(file)
     tokenizer = tokenizer_of(file.metadata, file.where)
