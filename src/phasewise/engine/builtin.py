@@ -23,6 +23,9 @@ from phasewise.core.errors import InputError
 BUILTIN = "SmolLM2-135M-Instruct"
 """The built-in model's name, as a service calls it."""
 
+FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+"""What a cached folder holds."""
+
 _FORM = 1  # raised when what is written changes, so that older folders are not taken for it
 _HASHED = 1 << 30  # bytes; a larger file goes by its path, size and time, for reading it all takes seconds
 
@@ -93,8 +96,7 @@ def _make(gguf: Path, folder: Path) -> None:
 
 
 def _whole(folder: Path) -> bool:
-    names = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    return all((folder / name).is_file() for name in names)
+    return all((folder / name).is_file() for name in FILES)
 
 
 def _checked(folder: Path) -> Path:

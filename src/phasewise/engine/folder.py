@@ -18,12 +18,10 @@ from phasewise.engine.shape import ARCHITECTURES, Rope, Shape
 from phasewise.engine.vocabulary import tokenizer_config, tokenizer_of
 from phasewise.engine.weights import Model, hub_parts, model_of
 
-FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-
 
 def write_folder(gguf: Path, folder: Path) -> None:
-    """Write `FILES` into the folder, which must exist. Raises InputError for a file that is not a model that the engine runs,
-    before anything large is written; OSError as the disk says."""
+    """Write a model, its tokenizer and their configurations into the folder, which must exist. Raises InputError for a file
+    that is not a model that the engine runs, before anything large is written; OSError as the disk says."""
     file = GgufFile(gguf)
     model = model_of(file)
     tokenizer = tokenizer_of(file.metadata, file.where)

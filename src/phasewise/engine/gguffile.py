@@ -75,7 +75,7 @@ class GgufFile:
                 try:
                     numbers = dequantize(data[index][part], GGMLQuantizationType(kind))
                 except NotImplementedError as e:
-                    what = f"tensor {name} is stored as {GGMLQuantizationType(kind).name}, which cannot be unpacked"
+                    what = f"tensor {name!r} is stored as {GGMLQuantizationType(kind).name}, which cannot be unpacked"
                     raise InputError(f"{what}; take another quantisation, Q4_K_M or Q8_0 say", self.where) from e
                 # A copy where nothing was unpacked: torch does not like what it may not write to.
                 numbers = numbers if numbers.flags.writeable else numbers.copy()
@@ -100,7 +100,7 @@ class GgufFile:
         data = -(-self._at // align) * align
         for name, shape, kind, offset in places:
             if name in self.tensors:
-                raise InputError(f"tensor {name} is there twice", self.where)
+                raise InputError(f"tensor {name!r} is there twice", self.where)
             self.tensors[name] = self._stored(name, shape, kind, data + offset)
 
     def _stored(self, name: str, shape: tuple[int, ...], kind: int, offset: int) -> Stored:
@@ -109,12 +109,12 @@ class GgufFile:
         try:
             block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except (ValueError, KeyError):
-            raise InputError(f"tensor {name} is of the ggml type {kind}, which is not known", self.where) from None
+            raise InputError(f"tensor {name!r} is of the ggml type {kind}, which is not known", self.where) from None
         if not shape or 0 in shape or shape[-1] % block:
-            raise InputError(f"tensor {name} has the impossible shape {list(shape)}", self.where)
+            raise InputError(f"tensor {name!r} has the impossible shape {list(shape)}", self.where)
         size = math.prod(shape) // block * block_bytes
         if offset + size > len(self._bytes):
-            what = f"tensor {name} would end at byte {offset + size} of a file of {len(self._bytes)}"
+            what = f"tensor {name!r} would end at byte {offset + size} of a file of {len(self._bytes)}"
             raise InputError(f"{what}: it is cut short; copy it again", self.where)
         return Stored(shape, kind, offset, size)
 

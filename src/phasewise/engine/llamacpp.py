@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from phasewise.core.errors import InputError
-from phasewise.engine.shape import Experts, Family, Rope, Shape
+from phasewise.engine.shape import Experts, Family, Rope, Shape, few, reach
 
 _FAMILIES: dict[str, Family] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
 """By `general.architecture`; a `llama` with experts is a `mixtral`, and a Mistral calls itself `llama`."""
@@ -59,7 +59,7 @@ class _Keys:
 
     def number(self, key: str, default: float) -> float:
         value = self.metadata.get(f"{self.architecture}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
             raise InputError(f"key {self.architecture}.{key} must be a number above 0, not {value!r:.60}", self.where)
         return float(f"{value:.7g}")  # a float32 in the file: 1e-5, not 9.999999747e-06
 
@@ -76,16 +76,16 @@ def gguf_shape(metadata: dict[str, Any], tensors: Collection[str] = (), where: s
         raise InputError(
             f"the engine cannot run a GGUF of architecture {architecture!r}; it runs: {', '.join(_FAMILIES)}", where
         )
-    if metadata.get("split.count", 0) > 1:
+    if metadata.get("split.count", 1) not in (0, 1):
         raise InputError(f"one of {metadata['split.count']} parts; join them with llama-gguf-split --merge", where)
     keys = _Keys(metadata, architecture, where)
     if family == "llama" and metadata.get("llama.expert_count"):
         family = "mixtral"
-    hidden, heads, layers = (
-        keys.count("embedding_length"),
-        keys.count("attention.head_count"),
-        keys.count("block_count"),
-    )
+    layers, hidden = few(keys.count("block_count"), "layers", where), keys.count("embedding_length")
+    heads = keys.count("attention.head_count")
+    kv_heads = keys.count("attention.head_count_kv", heads)
+    if heads % kv_heads or (hidden % heads and f"{architecture}.attention.key_length" not in metadata):
+        raise InputError(f"{heads} heads of {hidden} numbers and {kv_heads} of keys do not fit together", where)
     head_dim = keys.count("attention.key_length", hidden // heads)
     tokens = metadata.get("tokenizer.ggml.tokens")
     trained = keys.count("context_length")
@@ -96,11 +96,11 @@ def gguf_shape(metadata: dict[str, Any], tensors: Collection[str] = (), where: s
         layers=layers,
         hidden=hidden,
         heads=heads,
-        kv_heads=keys.count("attention.head_count_kv", heads),
+        kv_heads=kv_heads,
         head_dim=head_dim,
         ffn=keys.count("feed_forward_length"),
         vocab=keys.count("vocab_size", len(tokens) if isinstance(tokens, list) else None),
-        max_context=max(trained, int(rope.original * rope.factor)) if rope.kind == "yarn" else trained,
+        max_context=reach(rope, trained, where),
         eps=keys.number("attention.layer_norm_rms_epsilon", 1e-6),
         tied="output.weight" not in tensors,
         qkv_bias=bias,
@@ -126,6 +126,9 @@ def _token(metadata: dict[str, Any], name: str) -> int | None:
 
 def _rope(keys: _Keys, head_dim: int, trained: int) -> Rope:
     partial = keys.count("rope.dimension_count", head_dim) / head_dim
+    if partial > 1 or int(head_dim * partial) % 2:
+        what = f"key {keys.architecture}.rope.dimension_count must be even and at most {head_dim}, a head's width"
+        raise InputError(what, keys.where)
     rope = Rope(theta=keys.number("rope.freq_base", 10_000.0), partial=partial)
     kind = keys.metadata.get(f"{keys.architecture}.rope.scaling.type", "none")
     if kind == "none":
@@ -149,7 +152,7 @@ def _rope(keys: _Keys, head_dim: int, trained: int) -> Rope:
 def _experts(keys: _Keys, family: Family, layers: int) -> Experts | None:
     if family not in ("mixtral", "qwen3_moe"):
         return None
-    count, active = keys.count("expert_count"), keys.count("expert_used_count")
+    count, active = few(keys.count("expert_count"), "experts", keys.where), keys.count("expert_used_count")
     if active > count:
         raise InputError(f"{active} experts a token of {count} (key {keys.architecture}.expert_count)", keys.where)
     ffn = keys.count("feed_forward_length")

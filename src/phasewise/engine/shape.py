@@ -113,11 +113,11 @@ def shape_of(config: dict[str, Any], generation: dict[str, Any] | None = None, w
     if config.get("head_dim") is None and family != "qwen3" and hidden % heads:
         raise fields.error(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}; give head_dim")
     head_dim = fields.count("head_dim", default=128 if family == "qwen3" else hidden // heads)
-    layers, trained = fields.count("num_hidden_layers"), fields.count("max_position_embeddings")
+    layers, trained = few(fields.count("num_hidden_layers"), "layers", where), fields.count("max_position_embeddings")
     rope = _rope(fields, trained, 1_000_000.0 if family == "mixtral" else 10_000.0)
     if int(head_dim * rope.partial) % 2:
         raise fields.error(f"rotary positions need an even width, not {int(head_dim * rope.partial)} (field head_dim)")
-    max_context = max(trained, int(rope.original * rope.factor)) if rope.kind == "yarn" else trained
+    max_context = reach(rope, trained, where)
     window, window_layers = _window(fields, family, layers, max_context)
     bias = family == "qwen2" or (not mistral and fields.flag("attention_bias"))
     ends = (2,) if family in ("llama", "mistral", "mixtral") and "eos_token_id" not in config else ()
@@ -143,6 +143,21 @@ def shape_of(config: dict[str, Any], generation: dict[str, Any] | None = None, w
         end_ids=tuple(dict.fromkeys((*ends, *_ids(fields, config), *_ids(fields, generation or {})))),
         bos=_bos(fields, 1 if ends or family in ("llama", "mistral", "mixtral") else None),
     )
+
+
+def few(count: int, what: str, where: str) -> int:
+    """The count of layers or experts, if it can be true: InputError before anybody counts to a million."""
+    if count > 4096:
+        raise InputError(f"{count} {what} cannot be: 4096 is the most that is read", where)
+    return count
+
+
+def reach(rope: Rope, trained: int, where: str) -> int:
+    """Tokens of the longest context: those that the model was trained on, or what yarn stretches its first context to."""
+    longest = max(trained, int(rope.original * rope.factor)) if rope.kind == "yarn" else trained
+    if longest > 100_000_000:
+        raise InputError(f"a context of {longest} tokens cannot be: see the factor of the rotary positions", where)
+    return longest
 
 
 def _family(fields: Fields) -> Family:
@@ -178,8 +193,8 @@ def _number(fields: Fields, table: dict[str, Any], name: str, default: float | N
         if default is None:
             raise fields.error(f"no field {name}, which is needed")
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise fields.error(f"field {name} must be a number above 0, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise fields.error(f"field {name} must be a number above 0, not {value!r:.60}")
     return float(value)
 
 
@@ -273,6 +288,7 @@ def _experts(fields: Fields, family: Family, layers: int) -> Experts | None:
                 raise fields.error(f"a mixture of experts (field {name}) is not known of {family}")
         return None
     count = fields.count("num_local_experts", "num_experts", default=8 if family == "mixtral" else 128)
+    few(count, "experts", fields.where)
     active = fields.count("num_experts_per_tok", default=2 if family == "mixtral" else 8)
     if active > count:
         raise fields.error(f"num_experts_per_tok {active} is more than the {count} experts there are")

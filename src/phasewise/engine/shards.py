@@ -33,7 +33,7 @@ class Shards:
                 raise InputError(f"corrupt or cut short: {e}", str(path)) from e
         lost = [name for name in named if name not in self.shapes]
         if lost:
-            raise InputError(f"tensor {lost[0]} is not in {named[lost[0]]}, where the index says it is", str(index))
+            raise InputError(f"tensor {lost[0]!r} is not in {named[lost[0]]}, where the index says it is", str(index))
 
     def pieces(self, name: str) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
         """The tensor, whole, with the index at which it belongs: that of everything."""
@@ -42,9 +42,9 @@ class Shards:
     def _add(self, path: Path, name: str, shard: Any) -> None:
         part = shard.get_slice(name)
         if name in self.shapes:
-            raise InputError(f"tensor {name} is in another file of the folder too", str(path))
+            raise InputError(f"tensor {name!r} is in another file of the folder too", str(path))
         if part.get_dtype() not in _FLOATS:
-            what = f"tensor {name} is stored as {part.get_dtype()}; known: {', '.join(_FLOATS)}"
+            what = f"tensor {name!r} is stored as {part.get_dtype()}; known: {', '.join(_FLOATS)}"
             raise InputError(f"{what} (quantised weights: take a GGUF file)", str(path))
         self._home[name], self.shapes[name] = shard, tuple(part.get_shape())
 
@@ -52,7 +52,7 @@ class Shards:
 def _files(folder: Path, named: list[str]) -> list[Path]:
     missing = [name for name in named if not (folder / name).is_file()]
     if missing:
-        listed = f"{missing[0]} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+        listed = f"{missing[0]!r} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
         raise InputError(f"{listed}: the index names {len(named)} files; download it again", str(folder))
     single = folder / "model.safetensors"
     found = [folder / name for name in named] or (

@@ -3,6 +3,9 @@
 Two kinds are known: byte-level BPE (`gpt2`: SmolLM2, Llama 3, Qwen, Mistral Nemo) and SentencePiece's BPE (`llama`: Llama 2,
 Mistral, Mixtral). How text is cut before the merges is a name in the file (`tokenizer.ggml.pre`), and what it stands for is
 written down in llama.cpp's sources and here: an unknown name is an error, for a guess would tokenize almost right.
+
+A character that has no token vanishes, in transformers and llama.cpp as here. SmolLM2's vocabulary lacks 21 bytes: six control
+characters (U+0004 is one), and two that begin the private and unassigned planes; the others no UTF-8 text has.
 """
 
 from __future__ import annotations
@@ -51,9 +54,14 @@ def tokenizer_of(metadata: dict[str, Any], where: str) -> Tokenizer:
         raise InputError(f"{len(tokens) - len(vocab)} tokens of the vocabulary are there twice", where)
     try:
         tokenizer = _byte_level(metadata, vocab, where) if kind == "gpt2" else _sentencepiece(metadata, vocab, tokens)
-    except (ValueError, KeyError, AttributeError, TypeError) as e:
-        raise InputError(f"the vocabulary and its merges do not belong together: {e}", where) from e
-    kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    except InputError:
+        raise
+    except Exception as e:  # the library raises nothing narrower
+        raise InputError(
+            f"the vocabulary and its merges do not belong together: {str(e).partition(chr(10))[0]}", where
+        ) from e
+    kinds = metadata.get("tokenizer.ggml.token_type")
+    kinds = kinds if isinstance(kinds, list) else []
     for token, how in zip(tokens, kinds, strict=False):
         if how in (_CONTROL, _USER) or (how == _UNKNOWN and kind == "llama"):
             added = AddedToken(token, special=how != _USER, normalized=False)
@@ -88,13 +96,15 @@ def tokenizer_config(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _adds_bos(metadata: dict[str, Any]) -> bool:
     """As the file says; where it does not, as llama.cpp: SentencePiece's kind and Llama 3 do, other byte-level ones do not."""
-    usual = metadata["tokenizer.ggml.model"] == "llama" or _CUTS.get(metadata.get("tokenizer.ggml.pre", "")) == "llama3"
+    usual = (
+        metadata["tokenizer.ggml.model"] == "llama" or _CUTS.get(str(metadata.get("tokenizer.ggml.pre"))) == "llama3"
+    )
     said = metadata.get("tokenizer.ggml.add_bos_token")
     return usual if said is None else bool(said)
 
 
 def _byte_level(metadata: dict[str, Any], vocab: dict[str, int], where: str) -> Tokenizer:
-    cut = _CUTS.get(name := metadata.get("tokenizer.ggml.pre", "none"))
+    cut = _CUTS.get(name := str(metadata.get("tokenizer.ggml.pre", "none")))
     if cut is None:
         raise InputError(f"pre-tokenizer {name!r} is not supported; known: {', '.join(sorted(_CUTS))}", where)
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]

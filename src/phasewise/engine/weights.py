@@ -64,9 +64,11 @@ class Model:
         stored: dict[str, tuple[int, ...]],
         find: Callable[[str], list[tuple[str, Index]]],
         where: str,
+        permuted: Callable[[str], int] = lambda name: 0,
     ) -> None:
-        """`stored` are the shapes of the file's tensors; `find` names those that make up one of ours, and at which index."""
-        self.shape, self._file, self._where = shape, file, where
+        """`stored` are the shapes of the file's tensors; `find` names those that make up one of ours, and at which index;
+        `permuted` says of how many heads the rows of ours are interleaved there."""
+        self.shape, self._file, self._where, self._permuted = shape, file, where, permuted
         self.sizes = expected(shape)
         self._parts = {name: find(name) for name in self.sizes}
         self._check(stored)
@@ -74,19 +76,20 @@ class Model:
     def tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor in turn, in `dtype`."""
         for name in self.sizes:
-            yield name, self._tensor(name, dtype)
+            tensor, heads = self._whole(name, dtype), self._permuted(name)
+            yield name, _unpermuted(tensor, heads) if heads else tensor
 
-    def _tensor(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        (first, at), *others = self._parts[name]
-        pieces = self._file.pieces(first)
-        if not others and not at and isinstance(self._file, Shards):
-            return next(pieces)[1].to(dtype)
-        whole = torch.empty(self.sizes[name], dtype=dtype)
+    def _whole(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        whole: torch.Tensor | None = None
         for part, at in self._parts[name]:
             for index, piece in self._file.pieces(part):
+                if not at and not index:
+                    return piece.to(dtype)  # all of it at once: a view of the file where the dtype is the same
+                if whole is None:
+                    whole = torch.empty(self.sizes[name], dtype=dtype)
                 whole[at][index].copy_(piece)
-        heads = permuted_heads(self.shape, name) if isinstance(self._file, GgufFile) else 0
-        return _unpermuted(whole, heads) if heads else whole
+        assert whole is not None  # every tensor has a part, and every part a piece
+        return whole
 
     def _check(self, stored: dict[str, tuple[int, ...]]) -> None:
         for name, size in self.sizes.items():
@@ -103,7 +106,7 @@ class Model:
         known = ("rope_freqs.weight", "output.weight", "lm_head.weight")
         for name in stored:
             if name not in used and name not in known and not name.endswith(".rotary_emb.inv_freq"):
-                what = f"tensor {name} has no place in a {self.shape.family} of this configuration"
+                what = f"tensor {name!r} has no place in a {self.shape.family} of this configuration"
                 raise InputError(
                     f"{what}: the configuration is another model's, or names a feature wrongly", self._where
                 )
@@ -180,7 +183,9 @@ def model_of(file: GgufFile) -> Model:
         divisors = [x for _, piece in file.pieces("rope_freqs.weight") for x in piece.flatten().tolist()]
         shape = stretched(shape, divisors, file.where)
     stored = {name: tensor.shape for name, tensor in file.tensors.items()}
-    return Model(shape, file, stored, lambda name: parts(shape, name), file.where)
+    return Model(
+        shape, file, stored, lambda name: parts(shape, name), file.where, lambda name: permuted_heads(shape, name)
+    )
 
 
 def _table(path: Path) -> dict[str, Any]:
