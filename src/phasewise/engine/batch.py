@@ -97,7 +97,7 @@ class Batch:
         self._groups: dict[int | None, list[Group]] = {}
 
     @cached_property
-    def flat_tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def flat_tables(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The decodes' page ids end to end (int32), where each one's begin, and their lengths (int32)."""
         needs = [-(-length // self.block_tokens) for length in self.lengths]
         begins = np.zeros(len(needs) + 1, np.int32)
@@ -105,7 +105,7 @@ class Batch:
         flat = np.empty(begins[-1], np.int32)
         for table, need, begin in zip(self.tables, needs, begins, strict=False):
             flat[begin : begin + need] = table[:need]
-        return flat, begins, np.array(self.lengths, np.int32)
+        return torch.from_numpy(flat), torch.from_numpy(begins), torch.tensor(self.lengths, dtype=torch.int32)
 
     def groups(self, window: int | None) -> list[Group]:
         """The decodes in groups of like context, as a layer with this window sees them."""

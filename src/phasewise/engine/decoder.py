@@ -14,6 +14,7 @@ import torch
 from phasewise.engine.attention import Attention, TorchAttention
 from phasewise.engine.batch import Batch, Rows
 from phasewise.engine.cache import PagedCache
+from phasewise.engine.compiled import CompiledAttention, CompiledPointwise, NoKernels, kernels
 from phasewise.engine.layers import Building, Layer
 from phasewise.engine.pointwise import Pointwise, TorchPointwise
 from phasewise.engine.rope import tables
@@ -39,7 +40,8 @@ class Decoder:
     """A model's weights and its cache of `pages` pages; `step` is all that it does.
 
     `tensors` (Hugging Face's canonical names, experts stacked) is emptied: a weight is held packed or plain, not both. `packed`
-    asks for packed weights or refuses them; by default they are used where they can be.
+    and `compiled` ask for packed weights and compiled kernels or refuse them; by default they are used where they can be, and
+    `without` says why there are no kernels (None: there are).
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Decoder:
         pages: int = 1024,
         hooks: Hooks | None = None,
         packed: bool | None = None,
+        compiled: bool | None = None,
     ) -> None:
         self.shape, self.hooks = shape, hooks or Hooks()
         self.cache = PagedCache(shape.layers, shape.kv_heads, shape.head_dim, pages, block_tokens, dtype)
@@ -58,6 +61,16 @@ class Decoder:
         cos, sin = tables(shape.rope, shape.head_dim, self.context)
         self.attention: Attention = TorchAttention(self.cache, shape.heads, cos, sin)
         self.pointwise: Pointwise = TorchPointwise()
+        self.without: str | None = "they are not wanted" if compiled is False else None
+        if compiled is not False:
+            try:
+                made = kernels(dtype)
+                self.attention = CompiledAttention(made, self.cache, shape.heads, cos, sin)
+                self.pointwise = CompiledPointwise(made)
+            except NoKernels as e:
+                if compiled:
+                    raise
+                self.without = str(e)
         building = Building(shape, tensors, dtype, self.pointwise, packed, self.hooks.router)
         with torch.inference_mode():
             self.embedding, self.layers, self.norm, self.head = building.build()
