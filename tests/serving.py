@@ -14,10 +14,11 @@ import httpx
 from phasewise.core.action import Outcome
 from phasewise.core.errors import InputError
 from phasewise.core.stream import Emitted
+from phasewise.live.forced import Call
 from phasewise.live.gateway import Gateway
 from phasewise.live.limits import Limits
 from phasewise.live.serve import listen, serve
-from phasewise.live.service import Load, Piece, Wanted
+from phasewise.live.service import Load, Wanted
 
 MODEL = "tiny"
 
@@ -25,7 +26,7 @@ MODEL = "tiny"
 class FakeText:
     """A token is a byte; the template writes roles and contents down."""
 
-    vocabulary = 256
+    vocab = 256
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         return list(text.encode())
@@ -39,7 +40,7 @@ class FakeText:
     def chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **kwargs: Any) -> str:
         if messages[0]["role"] == "tool":
             raise InputError("a conversation does not begin with a tool")
-        lines = [f"{m['role']}: {m['content']}" + json.dumps(m.get("tool_calls", "")) for m in messages]
+        lines = [f"{m['role']}: {m['content'].strip()}" + json.dumps(m.get("tool_calls", "")) for m in messages]
         return f"{json.dumps(tools)}\n" + "\n".join(lines) + ("\nassistant:" if kwargs["add_generation_prompt"] else "")
 
 
@@ -143,31 +144,31 @@ def silent(stream: FakeStream) -> None:
 
 
 class Reads:
-    """Tools called as <name>arguments</>, for tests."""
+    """Tools called as <name>arguments</>, for tests; a call comes in two pieces."""
 
-    def read(self, tools: Sequence[Any]) -> Reads:
-        new = Reads()
-        new.text, new.calls = "", 0
-        return new
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.text, self.calls = "", 0
 
-    def feed(self, text: str) -> Sequence[Piece]:
+    def feed(self, text: str) -> Sequence[str | Call]:
         self.text += text
-        out: list[Piece] = []
+        out: list[str | Call] = []
         while True:
             before, opened, rest = self.text.partition("<")
             if before:
-                out.append(Piece(text=before))
+                out.append(before)
             name, named, rest = rest.partition(">")
             arguments, closed, after = rest.partition("</>")
             if not closed:
                 self.text = opened + name + named + rest
                 return out
-            out += [Piece(call=self.calls, name=name), Piece(call=self.calls, arguments=arguments)]
+            assert name in self.names
+            out += [Call(self.calls, name, ""), Call(self.calls, "", arguments)]
             self.calls += 1
             self.text = after
 
-    def finish(self) -> Sequence[Piece]:
-        return [Piece(text=self.text)] if self.text else []
+    def finish(self) -> Sequence[str | Call]:
+        return [self.text] if self.text else []
 
 
 class Board:

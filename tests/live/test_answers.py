@@ -226,9 +226,11 @@ def test_messages_reach_the_template_in_its_own_form() -> None:
 
 def test_the_last_message_can_be_gone_on_with() -> None:
     board = Board()
-    body = {"messages": [{"role": "assistant", "content": "Once"}], "continue_final_message": True}
-    assert board.post("/v1/chat/completions", body).status_code == 200
-    assert not bytes(board.service.streams[0].wanted.prompt).endswith(b"assistant:")
+    body = {"messages": [{"role": "user", "content": "Once"}, {"role": "assistant", "content": " Once "}]}
+    assert board.post("/v1/chat/completions", body | {"continue_final_message": True}).status_code == 200
+    assert bytes(board.service.streams[0].wanted.prompt).endswith(b"\nassistant: Once")
+    body["messages"][1]["content"] = ""
+    assert board.post("/v1/chat/completions", body | {"continue_final_message": True}).status_code == 400
 
 
 def test_models_tokens_and_texts() -> None:

@@ -34,7 +34,7 @@ def script(stream: FakeStream) -> None:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[openai.OpenAI]:
-    with in_a_thread(lambda: Board(script, tools=Reads(), keys=["key"])) as (port, _):  # noqa: SIM117
+    with in_a_thread(lambda: Board(script, tools=Reads, keys=["key"])) as (port, _):  # noqa: SIM117
         with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="key", max_retries=0) as client:
             yield client
 

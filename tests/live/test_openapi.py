@@ -21,7 +21,7 @@ UNREAD = ("invalid_json", "invalid_utf8", "invalid_value")  # the codes of bodie
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[str, requests.Session]]:
-    with in_a_thread(lambda: Board(says("Hello!"), tools=Reads())) as (port, _), requests.Session() as session:
+    with in_a_thread(lambda: Board(says("Hello!"), tools=Reads)) as (port, _), requests.Session() as session:
         yield f"http://127.0.0.1:{port}", session
 
 

@@ -55,7 +55,7 @@ def ask(board: Board, stream: bool, **body: Any) -> tuple[str | None, list[dict[
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("per_token", [1, 3, 50])
 def test_the_models_own_calls_are_parsed(stream: bool, per_token: int) -> None:
-    board = Board(says('So: <add>{"a": 1}</><now>{}</>', per_token), tools=Reads())
+    board = Board(says('So: <add>{"a": 1}</><now>{}</>', per_token), tools=Reads)
     text, calls, reason = ask(board, stream)
     assert (text, reason) == ("So: ", "tool_calls")
     assert calls == [call("add", '{"a": 1}'), call("now", "{}")]
@@ -64,14 +64,14 @@ def test_the_models_own_calls_are_parsed(stream: bool, per_token: int) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_text_is_text_and_a_call_cut_short_too(stream: bool) -> None:
-    assert ask(Board(says("No call"), tools=Reads()), stream) == ("No call", [], "stop")
-    cut = Board(says('<add>{"a": 1}</>'), tools=Reads())
+    assert ask(Board(says("No call"), tools=Reads), stream) == ("No call", [], "stop")
+    cut = Board(says('<add>{"a": 1}</>'), tools=Reads)
     assert ask(cut, stream, max_tokens=8) == ('<add>{"a', [], "length")
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_no_tools_are_offered_where_none_are_wanted(stream: bool) -> None:
-    board = Board(says("<now>{}</>"), tools=Reads())
+    board = Board(says("<now>{}</>"), tools=Reads)
     assert ask(board, stream, tool_choice="none") == ("<now>{}</>", [], "stop")
     assert bytes(board.service.streams[0].wanted.prompt).startswith(b"null\n")
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_is_said() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_logprobs_are_told_beside_calls(stream: bool) -> None:
-    board = Board(says("<now>{}</>"), tools=Reads())
+    board = Board(says("<now>{}</>"), tools=Reads)
     response = board.chat(tools=TOOLS, logprobs=True, stream=stream)
     choices = [c for p in (events(response) if stream else [response.json()]) for c in p["choices"]]
     told = [t["token"] for c in choices if c["logprobs"] for t in c["logprobs"]["content"]]

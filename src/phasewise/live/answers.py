@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from phasewise.core.stream import Emitted, Logprob
-from phasewise.live.service import Piece, Stream, Text
+from phasewise.live.service import Called, Stream, Text
 
 Reason = Literal["stop", "length", "tool_calls"]
 
@@ -163,15 +163,14 @@ def text_logprobs(emitted: Sequence[Emitted], offset: int) -> TextLogprobs:
     return TextLogprobs([p[0][2] for p in told], [p[0][1] for p in told], top, offsets)
 
 
-def tool_calls(pieces: Sequence[Piece], ids: str) -> list[ToolCall]:
+def tool_calls(pieces: Sequence[str | Called], ids: str) -> list[ToolCall]:
     """The calls that `pieces` make up, their ids beginning with `ids`."""
     calls: dict[int, ToolCall] = {}
     for piece in pieces:
-        if piece.call is None:
-            continue
-        call = calls.setdefault(piece.call, ToolCall(f"{ids}{piece.call}", CallFunction("", "")))
-        call.function.name += piece.name or ""
-        call.function.arguments += piece.arguments
+        if not isinstance(piece, str):
+            call = calls.setdefault(piece.number, ToolCall(f"{ids}{piece.number}", CallFunction("", "")))
+            call.function.name += piece.name
+            call.function.arguments += piece.arguments
     return [calls[k] for k in sorted(calls)]
 
 

@@ -94,9 +94,9 @@ class Asker:
         if reserved := sorted({"messages", "tools", "conversation", "tokenize", "self"} & more.keys()):
             raise Fault(400, f"the template's variable '{reserved[0]}' is not free", "chat_template_kwargs")
         more["add_generation_prompt"] = body.add_generation_prompt is not False and not goes_on
-        if goes_on:
-            more["continue_final_message"] = True
         text = self._template(messages, [msgspec.to_builtins(tool) for tool in tools] if tools else None, more)
+        if goes_on:
+            text = cut(text, messages[-1]["content"])
         return await self._encode(text, False, "messages")
 
     async def tokens(self, body: TokenizeBody) -> list[int]:
@@ -123,7 +123,10 @@ class Asker:
             )
             raise Fault(400, message, param, "context_length_exceeded")
         encode: Callable[[str, bool], list[int]] = self._service.text.encode
-        return await asyncio.to_thread(encode, text, special) if len(text) > LONG_CHARS else encode(text, special)
+        try:
+            return await asyncio.to_thread(encode, text, special) if len(text) > LONG_CHARS else encode(text, special)
+        except InputError as error:
+            raise Fault(400, f"the prompt cannot be encoded: {error}", param) from error
 
     def _wishes(self, body: Wishes, targets: dict[str, float]) -> dict[str, Any]:
         """What of a body applies to each of its answers: fields of `Wanted`, and `logprobs`."""
@@ -151,13 +154,13 @@ class Asker:
         for prompt in prompts:
             room = self._room(prompt, least)
             for k in range(body.n or 1):
-                sampling = _sampling(body, logprobs, k, self._service.text.vocabulary)
+                sampling = _sampling(body, logprobs, k, self._service.text.vocab)
                 out.append(Wanted(tuple(prompt), room if cap is None else min(cap, room), sampling, **wishes))
         return out
 
     def _room(self, prompt: list[int], least: int) -> int:
         """Tokens of an answer that the context has left for it."""
-        context, vocabulary = self._service.max_context, self._service.text.vocabulary
+        context, vocabulary = self._service.max_context, self._service.text.vocab
         if not prompt:
             raise Fault(400, "the prompt is empty: it has no token to go on from", "prompt")
         if (greatest := max(prompt)) >= vocabulary:
@@ -184,6 +187,16 @@ def split(prompt: str | list[Any]) -> list[Any]:
             400, "'prompt' mixes token ids with prompts: send one list of ids, or a list of lists and texts", "prompt"
         )
     return prompt
+
+
+def cut(text: str, last: str) -> str:
+    """What a template wrote, up to the end of the last message (some templates strip what they are given)."""
+    for content in (last, last.strip()):
+        if content and (at := text.rfind(content)) >= 0:
+            return text[: at + len(content)]
+    raise Fault(
+        400, "the last message is empty, or the template leaves it out: there is nothing to go on with", "messages"
+    )
 
 
 def plain(message: Message, where: str) -> dict[str, Any]:

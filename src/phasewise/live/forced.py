@@ -6,12 +6,11 @@ No parser of the model's own way of writing calls is needed here: the whole answ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from phasewise.live.bodies import Tool
-from phasewise.live.service import Piece
 
 
 def named_schema(tool: Tool) -> str:
@@ -42,19 +41,25 @@ def required_schema(tools: Sequence[Tool], several: bool) -> str:
     return msgspec.json.encode(schema).decode()
 
 
+class Call(NamedTuple):
+    """A `live.service.Called`."""
+
+    number: int
+    name: str
+    arguments: str
+
+
 class NamedReading:
     """Reads an answer that is the arguments of the tool `name`: shown as they come."""
 
     def __init__(self, name: str) -> None:
-        self._name: str | None = name
+        self._name = name
 
-    def feed(self, text: str) -> Sequence[Piece]:
-        if not text:
-            return ()
-        name, self._name = self._name, None
-        return (Piece(call=0, name=name, arguments=text),)
+    def feed(self, text: str) -> Sequence[str | Call]:
+        name, self._name = self._name, ""
+        return (Call(0, name, text),)
 
-    def finish(self) -> Sequence[Piece]:
+    def finish(self) -> Sequence[str | Call]:
         return ()
 
 
@@ -69,13 +74,13 @@ class RequiredReading:
     def __init__(self) -> None:
         self._text = ""
 
-    def feed(self, text: str) -> Sequence[Piece]:
+    def feed(self, text: str) -> Sequence[str | Call]:
         self._text += text
         return ()
 
-    def finish(self) -> Sequence[Piece]:
+    def finish(self) -> Sequence[str | Call]:
         try:
             calls = msgspec.json.decode(self._text, type=list[_Written])
         except msgspec.DecodeError:
-            return (Piece(text=self._text),) if self._text else ()
-        return [Piece(call=k, name=c.name, arguments=bytes(c.arguments).decode()) for k, c in enumerate(calls)]
+            return (self._text,) if self._text else ()
+        return [Call(k, call.name, bytes(call.arguments).decode()) for k, call in enumerate(calls)]

@@ -13,7 +13,7 @@ import msgspec
 
 from phasewise.core.stream import Emitted
 from phasewise.live import answers
-from phasewise.live.service import Piece, Reading, Stream, Text
+from phasewise.live.service import Called, Reading, Stream, Text
 
 encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
@@ -39,13 +39,13 @@ class Choice:
         """Why it ended, in OpenAI's words."""
         return "length" if self.end == "length" else "tool_calls" if self.calls else "stop"
 
-    def read(self, emitted: Sequence[Emitted], over: bool) -> Sequence[Piece]:
+    def read(self, emitted: Sequence[Emitted], over: bool) -> Sequence[str | Called]:
         """What of an answer with tools is certain after these tokens; with `over`, all that was held back too."""
         assert self.reading is not None
         pieces = [p for e in emitted if e.text for p in self.reading.feed(e.text)]
         if over:
             pieces += self.reading.finish()
-        self.calls = self.calls or any(p.call is not None for p in pieces)
+        self.calls = self.calls or any(not isinstance(p, str) for p in pieces)
         return pieces
 
 
@@ -95,7 +95,7 @@ class ChatForm:
         else:
             pieces = choice.read(emitted, over=True)
             calls = answers.tool_calls(pieces, self._call_ids(choice))
-            shown = "".join([p.text for p in pieces])
+            shown = "".join([p for p in pieces if isinstance(p, str)])
             message = answers.ChatMessage(shown or None if calls else shown, calls or msgspec.UNSET)
         told = answers.chat_logprobs(emitted, self._text) if self._told else None
         return answers.ChatChoice(choice.index, message, told, choice.reason)
@@ -108,13 +108,13 @@ class ChatForm:
             deltas = [b"{}"]
         return b"".join([self._event(choice, d, told if k == 0 else b"null") for k, d in enumerate(deltas)])
 
-    def _delta(self, choice: Choice, piece: Piece) -> bytes:
-        if piece.call is None:
-            return encode({"content": piece.text})
+    def _delta(self, choice: Choice, piece: str | Called) -> bytes:
+        if isinstance(piece, str):
+            return encode({"content": piece})
         function = {"arguments": piece.arguments}
-        call: dict[str, object] = {"index": piece.call, "function": function}
-        if piece.name is not None:
-            call |= {"id": f"{self._call_ids(choice)}{piece.call}", "type": "function"}
+        call: dict[str, object] = {"index": piece.number, "function": function}
+        if piece.name:
+            call |= {"id": f"{self._call_ids(choice)}{piece.number}", "type": "function"}
             function["name"] = piece.name
         return encode({"tool_calls": [call]})
 

@@ -203,7 +203,7 @@ class Gateway:
         if self._tools is None:
             message = "this model calls no tools of itself; use tool_choice 'required' or name one"
             raise Fault(400, message, "tools", "unsupported_parameter")
-        return partial(self._tools.read, [msgspec.to_builtins(tool) for tool in body.tools])
+        return partial(self._tools, [tool.function.name for tool in body.tools])
 
     async def _models(self, exchange: Exchange) -> None:
         self._enter(exchange)
@@ -218,7 +218,7 @@ class Gateway:
     async def _detokenize(self, exchange: Exchange) -> None:
         self._enter(exchange)
         body = await self._read(exchange, DetokenizeBody)
-        vocabulary = self._service.text.vocabulary
+        vocabulary = self._service.text.vocab
         if body.tokens and max(body.tokens) >= vocabulary:
             raise Fault(400, f"token {max(body.tokens)} is not one of the model's {vocabulary}", "tokens")
         await exchange.answer(200, encode(answers.Detokenized(self._service.text.decode(body.tokens))))

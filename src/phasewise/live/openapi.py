@@ -28,6 +28,8 @@ _FAULTS = {
 }
 _TARGET = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e9}
 
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+
 
 def description(model: str, locked: bool) -> dict[str, Any]:
     """Of a gateway that serves `model`, and asks for a key if `locked`."""
@@ -93,7 +95,7 @@ def _post(summary: str, body: type, answer: type, answers: bool = False) -> dict
         },
     }
     if answers:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENT}
         operation["responses"] |= _faults(429, 503)
         operation["parameters"] = [
             {"name": name, "in": "header", "required": False, "schema": _TARGET, "description": text}

@@ -6,7 +6,7 @@ prompts), and nothing waits but what is `async`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -84,7 +84,7 @@ class Text(Protocol):
     """The model's tokenizer and template. The prompt of one request may be made in a thread beside the event loop."""
 
     @property
-    def vocabulary(self) -> int:
+    def vocab(self) -> int:
         """How many token ids there are: 0 to this, exclusive."""
 
     def encode(self, text: str, special: bool = True) -> list[int]:
@@ -93,9 +93,9 @@ class Text(Protocol):
         Never for what `chat` returned, where they are written out.
         """
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int], /) -> str: ...
 
-    def token_bytes(self, id: int) -> bytes:
+    def token_bytes(self, id: int, /) -> bytes:
         """The bytes that a token stands for, which need not be whole characters."""
 
     def chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **kwargs: Any) -> str:
@@ -139,30 +139,29 @@ class Service(Protocol):
         """
 
 
-class Piece(msgspec.Struct, frozen=True, gc=False):
-    """Part of an answer in which tools may be called: text to show, or part of the call number `call` (from 0).
+class Called(Protocol):
+    """A call of a tool, or a piece of one: pieces have the same `number` (from 0), and only the first has the `name`.
 
-    The first piece of a call has its `name`, and all of them together its `arguments`, a JSON text.
+    The `arguments` of all pieces together are a JSON text.
     """
 
-    text: str = ""
-    call: int | None = None
-    name: str | None = None
-    arguments: str = ""
+    @property
+    def number(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self) -> str: ...
 
 
 class Reading(Protocol):
     """One answer, read for calls of tools while it comes."""
 
-    def feed(self, text: str) -> Sequence[Piece]:
-        """What is certain after this much more of the answer."""
+    def feed(self, text: str) -> Sequence[str | Called]:
+        """What is certain after this much more of the answer: texts and calls in their order."""
 
-    def finish(self) -> Sequence[Piece]:
+    def finish(self) -> Sequence[str | Called]:
         """What was held back, now that the answer is over: a call that was never finished is text."""
 
 
-class Tools(Protocol):
-    """How the model writes a call of a tool."""
-
-    def read(self, tools: Sequence[Mapping[str, Any]]) -> Reading:
-        """A reader for one answer to a request that offered `tools` (in OpenAI's form)."""
+Tools = Callable[[Sequence[str]], Reading]
+"""How the model writes calls: makes a reader for one answer to a request that offered tools of these names."""
