@@ -7,9 +7,9 @@ or for trying out gateways and clients the modelled one at its own pace.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,8 +19,8 @@ from phasewise.core.errors import InputError
 from phasewise.core.spec import Deployment, PolicySpec, ReplicaSpec, Resolved, ResolvedReplica
 from phasewise.engine.builtin import BUILTIN, resolve_model
 from phasewise.engine.factory import Torch
-from phasewise.engine.tools import Call, ToolReader, form_of
-from phasewise.live.service import Piece, Text, Tools
+from phasewise.engine.tools import ToolReader, form_of
+from phasewise.live.service import Text, Tools
 from phasewise.perf.memory import GIB
 from phasewise.policy import catalog
 from phasewise.sim.paced import Paced
@@ -77,7 +77,7 @@ def served(
     tokenizer = Tokenizer(folder)
     form = form_of(tokenizer.template(tools=True))
     factory = Torch(folder, dtype, threads or min(2, os.cpu_count() or 1))
-    return Served(_bounded(resolved, kv_gib), name, factory, tokenizer, Calls(form) if form else None)
+    return Served(_bounded(resolved, kv_gib), name, factory, tokenizer, partial(ToolReader, form) if form else None)
 
 
 def _weights(deployment: Deployment, model: str | None, where: str | None) -> tuple[Path, str]:
@@ -109,33 +109,3 @@ def _bounded(resolved: Resolved, kv_gib: float) -> Resolved:
 
     replicas = tuple(bounded(i, replica) for i, replica in enumerate(resolved.replicas))
     return msgspec.structs.replace(resolved, replicas=replicas)
-
-
-class Calls:
-    """The calls of tools in the answers of a model whose template has them in this `form`."""
-
-    def __init__(self, form: Any) -> None:
-        self._form = form
-
-    def read(self, tools: Sequence[Mapping[str, Any]]) -> Reading:
-        """A reader for one answer to a request that offered `tools`."""
-        return Reading(ToolReader(self._form, [tool["function"]["name"] for tool in tools]))
-
-
-class Reading:
-    """One answer, read for calls."""
-
-    def __init__(self, reader: ToolReader) -> None:
-        self._reader = reader
-
-    def feed(self, text: str) -> list[Piece]:
-        """What is certain after this much more of the answer."""
-        return list(map(_piece, self._reader.feed(text)))
-
-    def finish(self) -> list[Piece]:
-        """What was held back."""
-        return list(map(_piece, self._reader.finish()))
-
-
-def _piece(found: str | Call) -> Piece:
-    return Piece(found) if isinstance(found, str) else Piece("", found.number, found.name, found.arguments)

@@ -193,7 +193,7 @@ def test_piece_by_piece_is_whole_decoding(tokenizer, data):
         text = data.draw(st.text(st.sampled_from("the fox 狐狸😀👩‍👧é€\n"), max_size=20))
         tokens = tokenizer.encode(text, special=False)
     else:
-        tokens = data.draw(st.lists(st.integers(0, tokenizer.vocabulary - 1), max_size=30))
+        tokens = data.draw(st.lists(st.integers(0, tokenizer.vocab - 1), max_size=30))
     tokens = [*(t for t in tokens if t != small.END), small.END]
     answer = Answer(tokenizer, work(), [small.END])
     shown = run(answer, tokens)

@@ -63,7 +63,7 @@ class Tokenizer:
         self._compiled: dict[str, jinja2.Template] = {}
 
     @property
-    def vocabulary(self) -> int:
+    def vocab(self) -> int:
         """Token ids are below this; a model's logits may be longer."""
         return self._tokenizer.get_vocab_size()
 

@@ -17,7 +17,7 @@ _BYTES = 4
 class Words:
     """A tokenizer without a vocabulary of its own: the first ids are those of the words that answers are made of."""
 
-    vocabulary = len(WORDS) + 2 * 256**_BYTES
+    vocab = len(WORDS) + 2 * 256**_BYTES
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of a text; there are no special ones."""
