@@ -121,8 +121,10 @@ class LiveService:
     # --- its life
 
     async def start(self, within_s: float = 600.0) -> None:
-        """Start the processes; back when a replica serves. InputError if what they were given cannot be served at all,
-        TimeoutError if none is ready in time."""
+        """Start the processes; back when they serve, as far as they can be started.
+
+        InputError if what they were given cannot be served at all, TimeoutError if none is ready in time.
+        """
         if self._log is not None and (found := await asyncio.to_thread(rescue, self._log)) is not None:
             _LOG.warning("an earlier run was cut short; %d of its events are kept", found.events)
         self._part = None if self._log is None else Part(part_path(self._log, 0), self._header, 0)
@@ -136,11 +138,11 @@ class LiveService:
             self._take(Lost(i, returns=True))
             self._take(Start(i))
         try:
-            await asyncio.wait_for(self._until(lambda: self.ready or self._hopeless), within_s)
+            await asyncio.wait_for(self._until(lambda: self._started), within_s)
         except BaseException:
             await self.close()
             raise
-        if not self.ready:
+        if self._wrong is not None or not self.ready:
             wrong = self._wrong
             await self.close()
             raise InputError(wrong.reason if wrong else "no replica could be started")
@@ -217,8 +219,9 @@ class LiveService:
         return tuple(member.process.pid if member.process else None for member in self._members)
 
     @property
-    def _hopeless(self) -> bool:
-        return all(member.failures >= FEW_STARTS for member in self._members) or self._wrong is not None
+    def _started(self) -> bool:
+        """Whether every replica serves, or has been given up for now; or none ever will."""
+        return self._wrong is not None or all(m.ready or m.failures >= FEW_STARTS for m in self._members)
 
     def submit(self, wanted: Wanted) -> Answer:
         """Start a request."""
