@@ -114,8 +114,8 @@ def test_attention(
     wanted = got.to(torch.float32, copy=True)
     ours.write(1, got, batch, norms)
     theirs.write(1, wanted, batch, norms and HeadNorms(norms.q.float(), norms.k.float(), norms.eps))
-    near(got, wanted, roundings=2, floor=1e-5 if dtype == torch.float32 else 0.02)
-    near(cache.data, exact.data, roundings=2, floor=1e-5 if dtype == torch.float32 else 0.02)
+    near(got, wanted, roundings=2, floor=1e-5 if dtype == torch.float32 else 0.05)
+    near(cache.data, exact.data, roundings=2, floor=1e-5 if dtype == torch.float32 else 0.05)
     # From here on torch sees what the kernels have written, as float32.
     exact.data.copy_(cache.data)
     wanted.copy_(got)

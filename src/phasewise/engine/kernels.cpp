@@ -353,44 +353,52 @@ template <typename T, int P> struct Tile {
 
     Tile(int tokens, int shared, int width)
         : rows((tokens * shared + ABREAST - 1) / ABREAST * ABREAST), parts(P ? P : (width + 31) / 32), width(width),
-          query(rows * parts * 2), mixed(rows * parts * 2), total(rows), shares(rows), most(rows, -INFINITY) {}
+          query(rows * parts * 2), mixed(rows * parts * 2), total(rows), shares(rows * 2), most(rows, -INFINITY) {}
 
-    // Queries against 16 keys that lie as columns; then their softmax so far, in `shares`.
-    void look(const v16 *columns, int at, int count, int first, int shared, int window) {
+    // Queries against 32 keys that lie as columns, `at` the first's position; then their softmax so far, in `shares`.
+    void look(const v16 *columns, int at, int first, int shared, int window) {
         const int wide = P ? P * 32 : parts * 32;
         for (int row = 0; row < rows; row += ABREAST) {
             const float *q = (const float *)&query[row * parts * 2];
-            v16 scores[ABREAST] = {};
+            v16 low[ABREAST] = {}, high[ABREAST] = {};
             for (int d = 0; d < wide; d++)
-                for (int r = 0; r < ABREAST; r++) scores[r] += q[r * wide + d] * columns[d];
+                for (int r = 0; r < ABREAST; r++) {
+                    low[r] += q[r * wide + d] * columns[d * 2];
+                    high[r] += q[r * wide + d] * columns[d * 2 + 1];
+                }
             for (int r = 0; r < ABREAST; r++) {
+                // Keys after the token's own are not its to see, those that this step has not got to among them.
                 int own = first + (row + r) / shared;
-                i16 key = LANE + at;
-                i16 seen = (LANE < count) & (key <= own) & (key > own - window);
-                v16 score = seen ? scores[r] : all(-INFINITY);
-                float high = largest(score);
-                if (high > most[row + r]) {
-                    v16 less = exponential(all(most[row + r] - high));
+                i16 key = LANE + at, later = key + 16;
+                i16 sees = (key <= own) & (key > own - window), sees_later = (later <= own) & (later > own - window);
+                v16 score = sees ? low[r] : all(-INFINITY), score_later = sees_later ? high[r] : all(-INFINITY);
+                float top = largest(larger(score, score_later));
+                if (top > most[row + r]) {
+                    v16 less = exponential(all(most[row + r] - top));
                     total[row + r] *= less;
                     for (int p = 0; p < parts * 2; p++) mixed[(row + r) * parts * 2 + p] *= less;
-                    most[row + r] = high;
+                    most[row + r] = top;
                 }
-                shares[row + r] = seen ? exponential(score - most[row + r]) : v16{};
-                total[row + r] += shares[row + r];
+                // A row that has seen nothing yet subtracts infinity from infinity, and looks at none of it.
+                v16 *share = &shares[(row + r) * 2];
+                share[0] = sees ? exponential(score - most[row + r]) : v16{};
+                share[1] = sees_later ? exponential(score_later - most[row + r]) : v16{};
+                total[row + r] += share[0] + share[1];
             }
         }
     }
 
     void mix(const v16 *values, int count) {
         const int vectors = P ? P * 2 : parts * 2;
+        const float *share = (const float *)shares.data();
         for (int row = 0; row < rows; row += 4)
             for (int p = 0; p < vectors; p += 2) {
                 v16 mine[4][2];
                 for (int r = 0; r < 4; r++) memcpy(mine[r], &mixed[(row + r) * vectors + p], sizeof mine[r]);
                 for (int t = 0; t < count; t++)
                     for (int r = 0; r < 4; r++) {
-                        mine[r][0] += shares[row + r][t] * values[t * vectors + p];
-                        mine[r][1] += shares[row + r][t] * values[t * vectors + p + 1];
+                        mine[r][0] += share[(row + r) * 32 + t] * values[t * vectors + p];
+                        mine[r][1] += share[(row + r) * 32 + t] * values[t * vectors + p + 1];
                     }
                 for (int r = 0; r < 4; r++) memcpy(&mixed[(row + r) * vectors + p], mine[r], sizeof mine[r]);
             }
@@ -409,29 +417,34 @@ void attend_tile(int tokens, int shared, const T *q, int64_t stride, const T *ke
             tile.query[(row * parts + p) * 2] = x.a * scale;
             tile.query[(row * parts + p) * 2 + 1] = x.b * scale;
         }
-    std::vector<v16> columns(parts * 32), mine(parts * 32);
+    std::vector<v16> columns(parts * 64), mine(parts * 64);
     const int end = first + tokens;
-    for (int at = first + 1 > window ? first + 1 - window : 0; at < end;) {
-        int offset = at % block;
-        int count = block - offset < 16 ? block - offset : 16;
-        if (count > end - at) count = end - at;
-        int64_t from = ((int64_t)pages[at / block] * block + offset) * width;
-        for (int p = 0; p < parts; p++) {
-            v16 *even = &columns[p * 32], *odd = even + 16;
-            for (int t = 0; t < 16; t++) {
-                Pair k = t < count ? load(keys + from + t * width + p * 32, width - p * 32) : Pair{};
-                even[t] = k.a;
-                odd[t] = k.b;
-                if (t >= count) continue;
-                Pair v = load(values + from + t * width + p * 32, width - p * 32);
-                memcpy(&mine[(t * parts + p) * 2], &v, sizeof v);
+    for (int at = first + 1 > window ? first + 1 - window : 0; at < end; at += 32) {
+        const int count = end - at < 32 ? end - at : 32;
+        for (int half = 0; half < 2; half++)
+            for (int p = 0; p < parts; p++) {
+                v16 even[16], odd[16];
+                for (int i = 0; i < 16; i++) {
+                    const int t = half * 16 + i;
+                    Pair k = {}, v = {};
+                    if (t < count) {
+                        int64_t from = ((int64_t)pages[(at + t) / block] * block + (at + t) % block) * width + p * 32;
+                        k = load(keys + from, width - p * 32);
+                        v = load(values + from, width - p * 32);
+                    }
+                    even[i] = k.a;
+                    odd[i] = k.b;
+                    memcpy(&mine[(t * parts + p) * 2], &v, sizeof v);
+                }
+                transpose(even);
+                transpose(odd);
+                for (int d = 0; d < 16; d++) {
+                    columns[(p * 32 + d) * 2 + half] = even[d];
+                    columns[(p * 32 + 16 + d) * 2 + half] = odd[d];
+                }
             }
-            transpose(even);
-            transpose(odd);
-        }
-        tile.look(columns.data(), at, count, first, shared, window);
+        tile.look(columns.data(), at, first, shared, window);
         tile.mix(mine.data(), count);
-        at += count;
     }
     for (int row = 0; row < tokens * shared; row++) {
         float whole = 1.0f / sum(tile.total[row]);
