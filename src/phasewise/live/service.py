@@ -1,12 +1,12 @@
 """What the HTTP gateway asks of whoever stands behind it: a model's text, and a service that answers requests for tokens.
 
-Protocols and the nouns that pass through them; no behaviour. Everything happens on one event loop: nothing here is called from
-another thread, and nothing but `Stream.more` waits.
+Protocols and the nouns that pass through them; no behaviour. Everything happens on one event loop (but for the making of long
+prompts), and nothing waits but what is `async`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -18,8 +18,8 @@ from phasewise.core.stream import Emitted, Sampling
 class Wanted(msgspec.Struct, frozen=True, gc=False):
     """One answer that a client asked for, checked: the prompt is within the context and every number in its range.
 
-    `max_tokens` is what the client or the context allows. The rest is as in `core.stream.Work`. `ttft_s` and `tpot_s` are
-    the client's own targets (None: it told none). A greater `priority` is served first where a policy looks at it. `kind` is the
+    `max_tokens` is what the client or the context allows. The rest is as in `core.stream.Work`. `ttft_s` and `tpot_s` are the
+    client's own targets (None: it told none). A greater `priority` is served first where a policy looks at it. `kind` is the
     class that the client says the request belongs to.
     """
 
@@ -48,10 +48,10 @@ class Load(msgspec.Struct, frozen=True, gc=False):
 class Stream(Protocol):
     """One answer as it comes. Each index comes once, in order, whatever became of the attempts behind it.
 
-    When it is over, `outcome` says how. FINISHED: the last token had an `end`. REJECTED: no replica can ever serve it, `reason`
-    says why in words for the client (a schema that cannot be followed, blocks that do not suffice). FAILED: it broke, after what
-    came already, for `reason`. CANCELLED: somebody called `cancel`. The times (seconds) are of the phases that it went through:
-    None for one that it never reached.
+    When it is over, `outcome` says how. FINISHED: the last token had an `end`. REJECTED: no replica can ever serve it, and
+    `reason` says why in words for the client (a schema that cannot be followed, blocks that do not suffice). FAILED: it broke,
+    after what came already, for `reason`. CANCELLED: somebody called `cancel`. The times (seconds) are of the phases that it
+    went through: None for one that it never reached.
     """
 
     @property
@@ -81,10 +81,10 @@ class Stream(Protocol):
 
 
 class Text(Protocol):
-    """The model's tokenizer and template."""
+    """The model's tokenizer and template. The prompt of one request may be made in a thread beside the event loop."""
 
     @property
-    def vocabulary(self) -> int:
+    def vocab(self) -> int:
         """How many token ids there are: 0 to this, exclusive."""
 
     def encode(self, text: str, special: bool = True) -> list[int]:
@@ -93,9 +93,9 @@ class Text(Protocol):
         Never for what `chat` returned, where they are written out.
         """
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int], /) -> str: ...
 
-    def token_bytes(self, id: int) -> bytes:
+    def token_bytes(self, id: int, /) -> bytes:
         """The bytes that a token stands for, which need not be whole characters."""
 
     def chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **kwargs: Any) -> str:
@@ -133,33 +133,35 @@ class Service(Protocol):
     def load(self) -> Load: ...
 
     async def drain(self, within_s: float) -> None:
-        """Take no more, return when all is finished or the time is over; what is left then is cancelled."""
+        """Take no more, return when all is finished or the time is over; what is left then is cancelled.
+
+        May be called again, with less time, after a first call was cancelled.
+        """
 
 
-class Piece(msgspec.Struct, frozen=True, gc=False):
-    """Part of an answer in which tools may be called: text to show, or part of the call number `call` (from 0).
+class Called(Protocol):
+    """A call of a tool, or a piece of one: pieces have the same `number` (from 0), and only the first has the `name`.
 
-    The first piece of a call has its `name`, and all of them together its `arguments`, a JSON text.
+    The `arguments` of all pieces together are a JSON text.
     """
 
-    text: str = ""
-    call: int | None = None
-    name: str | None = None
-    arguments: str = ""
+    @property
+    def number(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self) -> str: ...
 
 
 class Reading(Protocol):
     """One answer, read for calls of tools while it comes."""
 
-    def feed(self, text: str) -> Sequence[Piece]:
-        """What is certain after this much more of the answer."""
+    def feed(self, text: str) -> Sequence[str | Called]:
+        """What is certain after this much more of the answer: texts and calls in their order."""
 
-    def finish(self) -> Sequence[Piece]:
+    def finish(self) -> Sequence[str | Called]:
         """What was held back, now that the answer is over: a call that was never finished is text."""
 
 
-class Tools(Protocol):
-    """How the model writes a call of a tool."""
-
-    def read(self, tools: Sequence[Mapping[str, Any]]) -> Reading:
-        """A reader for one answer to a request that offered `tools` (in OpenAI's form)."""
+Tools = Callable[[Sequence[str]], Reading]
+"""How the model writes calls: makes a reader for one answer to a request that offered tools of these names."""
