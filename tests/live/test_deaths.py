@@ -11,6 +11,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from phasewise.control.replay import replay
 from phasewise.core.action import Outcome
 from phasewise.core.event import Killed, Lost
@@ -72,6 +74,25 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_misses_a_token(tmp_path:
     # Every token that a client has is in the columns: those of the iterations whose end was never written are not missing. The
     # last iteration before a death may be told twice over: to the client as tokens, to the log not at all.
     assert 0 <= sum(60 + i for i in range(40)) - log.summary["tokens_out"] <= 2 * 16
+
+
+def test_deaths_leave_no_descriptor_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    async def scene() -> None:
+        async with serving(toy(), quick()) as service:
+            await ask(service, 4, 4)
+            open_now = len(os.listdir("/proc/self/fd"))
+            for _ in range(3):
+                os.kill(service.pids[0] or 0, signal.SIGKILL)
+                _, tokens = await ask(service, 4, 400)
+                assert whole(tokens, 400)
+                assert len(os.listdir("/proc/self/fd")) == open_now
+            assert list(tmp_path.iterdir()) == []
+
+    run(scene())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_request_that_kills_is_given_up_and_others_are_not(tmp_path: Path) -> None:
