@@ -64,9 +64,9 @@ class Building:
     def build(self) -> Layers:
         """All layers; afterwards the mapping holds only what the model has no use for."""
         shape = self.shape
-        embedding = self._take("model.embed_tokens.weight", shape.vocab, shape.hidden)
+        embedding = self._keep("model.embed_tokens.weight", shape.vocab, shape.hidden)
         layers = [self._layer(index) for index in range(shape.layers)]
-        norm = self._take("model.norm.weight", shape.hidden)
+        norm = self._keep("model.norm.weight", shape.hidden)
         if shape.tied:
             self.tensors.pop("lm_head.weight", None)
         head = embedding if shape.tied else self._take("lm_head.weight", shape.vocab, shape.hidden)
@@ -81,6 +81,11 @@ class Building:
             raise InputError(f"tensor {name} is {list(tensor.shape)}, and the model's shape asks for {list(size)}")
         return tensor.to(self.dtype)
 
+    def _keep(self, name: str, *size: int) -> torch.Tensor:
+        """A tensor that is used as it is: a copy if it is part of something larger (a file), which would be kept with it."""
+        tensor = self._take(name, *size)
+        return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor.contiguous()
+
     def _linear(self, names: Sequence[str], rows: Sequence[int], inputs: int, bias: bool = False) -> Linear:
         """One map of several projections, their outputs side by side."""
         parts = [self._take(f"{name}.weight", count, inputs) for name, count in zip(names, rows, strict=True)]
@@ -94,11 +99,11 @@ class Building:
         attention = f"{name}.self_attn"
         norms = None
         if shape.qk_norm:
-            q, k = (self._take(f"{attention}.{part}_norm.weight", shape.head_dim) for part in "qk")
+            q, k = (self._keep(f"{attention}.{part}_norm.weight", shape.head_dim) for part in "qk")
             norms = HeadNorms(q, k, shape.eps)
         sparse = shape.experts is not None and index in shape.experts.layers
         return Layer(
-            first_norm=self._take(f"{name}.input_layernorm.weight", shape.hidden),
+            first_norm=self._keep(f"{name}.input_layernorm.weight", shape.hidden),
             qkv=self._linear(
                 [f"{attention}.{part}_proj" for part in "qkv"],
                 [width, kv_width, kv_width],
@@ -107,7 +112,7 @@ class Building:
             ),
             head_norms=norms,
             out=self._linear([f"{attention}.o_proj"], [shape.hidden], width, shape.out_bias),
-            second_norm=self._take(f"{name}.post_attention_layernorm.weight", shape.hidden),
+            second_norm=self._keep(f"{name}.post_attention_layernorm.weight", shape.hidden),
             network=self._mixture(index, f"{name}.mlp") if sparse else self._network(f"{name}.mlp"),
             window=shape.window if index in shape.window_layers else None,
         )
@@ -128,6 +133,6 @@ class Building:
             (linear(up, None, self.packed), linear(low, None, self.packed))
             for up, low in zip(gate_up, down, strict=True)
         ]
-        router = self._take(f"{name}.router.weight", experts.count, hidden)
+        router = self._keep(f"{name}.router.weight", experts.count, hidden)
         routed: Routed | None = partial(self.routed, index) if self.routed is not None else None
         return Mixture(router, networks, experts.active, experts.renormalise, self.pointwise, routed)
