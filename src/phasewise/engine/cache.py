@@ -6,7 +6,9 @@ it is and when it is free is the ledger's affair: nothing here is ever cleared.
 
 from __future__ import annotations
 
-import numpy as np
+import math
+import mmap
+
 import torch
 
 
@@ -47,6 +49,8 @@ class PagedCache:
 def zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Zeros that take up memory only where something has been written.
 
-    Torch's own zeros are written at once, and its empty tensors may hold a NaN, which survives being masked by a weight of 0.
+    Torch's own zeros are written at once, numpy's come in huge pages, and empty tensors may hold a NaN, which survives being
+    masked by a weight of 0.
     """
-    return torch.from_numpy(np.zeros(size, f"i{dtype.itemsize}")).view(dtype)
+    space = mmap.mmap(-1, max(1, math.prod(size) * dtype.itemsize))
+    return torch.frombuffer(space, dtype=dtype, count=math.prod(size)).view(size)

@@ -72,19 +72,18 @@ class Building:
         head = embedding if shape.tied else self._take("lm_head.weight", shape.vocab, shape.hidden)
         return Layers(embedding, layers, norm, linear(head, None, self.packed))
 
-    def _take(self, name: str, *size: int) -> torch.Tensor:
+    def _take(self, name: str, *size: int, copy: bool = False) -> torch.Tensor:
         try:
             tensor = self.tensors.pop(name)
         except KeyError:
             raise InputError(f"the weights have no tensor {name}") from None
         if tuple(tensor.shape) != size:
             raise InputError(f"tensor {name} is {list(tensor.shape)}, and the model's shape asks for {list(size)}")
-        return tensor.to(self.dtype)
+        return tensor.to(self.dtype, copy=copy, memory_format=torch.contiguous_format)
 
     def _keep(self, name: str, *size: int) -> torch.Tensor:
-        """A tensor that is used as it is: a copy if it is part of something larger (a file), which would be kept with it."""
-        tensor = self._take(name, *size)
-        return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor.contiguous()
+        """A copy of a tensor that is used as it is: the one given may be part of a file, which would stay mapped for it."""
+        return self._take(name, *size, copy=True)
 
     def _linear(self, names: Sequence[str], rows: Sequence[int], inputs: int, bias: bool = False) -> Linear:
         """One map of several projections, their outputs side by side."""
