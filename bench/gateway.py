@@ -1,11 +1,12 @@
 """What the gateway adds to a token: from its emission by the worker to its bytes in a client, which is another process.
 
-    python bench/gateway.py [--streams 200,500] [--replicas 1] [--seconds 20]
+    python bench/gateway.py [--streams 200,500] [--replicas 1,4,8] [--seconds 20]
 
 The server is that of `phasewise serve --modelled`, with a step of 50 ms whatever the batch, so that each stream has 20 tokens a
 second. Every token's text is the instant at which its iteration was over in the worker, by the clock that all processes of a
 machine share; the client reads it beside the instant at which it had the bytes. With one replica all streams have their
-tokens at the same instant, which is the worst that can happen; several are out of step with one another.
+tokens at the same instant, which is the worst that can happen; several are out of step with one
+another. `bare` is a process that does no more than send as many bytes at once to as many sockets: no gateway is faster.
 """
 
 from __future__ import annotations
@@ -103,6 +104,27 @@ def host(deployment: str) -> None:
     _runner()(main())
 
 
+def bare(streams: int, bursts: int, tokens: int) -> None:
+    """A server that does nothing but send: as many bytes, to as many sockets, in so many bursts each 50 ms."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", file=sys.stderr, flush=True)
+    connections = []
+    for _ in range(streams):
+        connections.append(listener.accept()[0])
+        connections[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    begun = time.monotonic()
+    for index in range(tokens):
+        for k in range(bursts):
+            time.sleep(max(0.0, begun + (index + k / bursts) / RATE - time.monotonic()))
+            event = {"choices": [{"text": f"{time.monotonic_ns()} {index}"}], "as": "in an event of the gateway's" * 4}
+            piece = b"data: " + json.dumps(event).encode() + b"\n\n"
+            for connection in connections[k::bursts]:
+                connection.send(piece)
+    for connection in connections:
+        connection.send(b"data: [DONE]\n\n")
+        connection.close()
+
+
 @dataclass
 class Told:
     """One stream as its client had it: pieces of bytes, and when."""
@@ -158,8 +180,18 @@ def ask(port: int, streams: int, tokens: int) -> tuple[list[Told], float]:
     return told, time.perf_counter() - begun
 
 
+def unaided(streams: int, bursts: int, seconds: float) -> tuple[str, ...]:
+    """A row of the table for the bare server: what sockets, client and machine take of themselves."""
+    tokens = int(seconds * RATE)
+    server = Server([__file__, "--bare", f"{streams},{bursts},{tokens}"])
+    server.wait()
+    told, took_s = ask(server.port, streams, tokens)
+    server.process.wait(20)
+    return _row(f"{streams}", f"{bursts}, bare", told, tokens, took_s, (0.0, 0.0))
+
+
 def measured(streams: int, replicas: int, seconds: float, folder: Path) -> tuple[str, ...]:
-    """A row of the table. Streams that are not whole, or miss an index or have one twice, are lost."""
+    """A row of the table."""
     (latency := folder / "latency.yaml").write_text(LATENCY)
     (deployment := folder / "deployment.yaml").write_text(DEPLOYMENT.format(replicas=replicas, latency=latency))
     server = Server([__file__, "--host", str(deployment)])
@@ -174,26 +206,38 @@ def measured(streams: int, replicas: int, seconds: float, folder: Path) -> tuple
     finally:
         server.process.terminate()
         server.process.wait(20)
+    used = (after[0] - before[0], after[1] - before[1])
+    return _row(f"{streams}", f"{replicas}", told, tokens, took_s, used)
+
+
+def _row(
+    streams: str, bursts: str, told: list[Told], tokens: int, took_s: float, used_s: tuple[float, float]
+) -> tuple[str, ...]:
+    """Streams that are not whole, or miss an index or have one twice, are lost. The first second is not counted."""
     late, lost = [], 0
     for each in told:
         stamped = each.tokens()
         lost += not each.whole or [index for index, *_ in stamped] != list(range(tokens))
         late += [(read - stamp) / 1e6 for _, stamp, read in stamped[RATE:]]
     cuts = statistics.quantiles(late, n=100)
-    shares = [f"{100 * (b - a) / took_s:.0f} %" for a, b in zip(before, after, strict=True)]
+    shares = [f"{100 * used / took_s:.0f} %" if used else "" for used in used_s]
     spread = (f"{cuts[k - 1]:.2f}" for k in (50, 90, 99))
-    return f"{streams}", f"{replicas}", f"{streams * tokens / took_s:,.0f}", *spread, *shares, f"{lost}"
+    return streams, bursts, f"{len(told) * tokens / took_s:,.0f}", *spread, *shares, f"{lost}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--streams", default="200,500", metavar="N,...")
-    parser.add_argument("--replicas", default="1,4", metavar="N,...")
+    parser.add_argument("--replicas", default="1,4,8", metavar="N,...")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--host", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.host:
         host(options.host)
+        return
+    if options.bare:
+        bare(*map(int, options.bare.split(",")))
         return
     table = Table(title=f"load {os.getloadavg()[0]:.1f} before; mark: median under {MARK_MS:g} ms at 200 streams")
     headings = ("streams", "replicas", "tokens/s", "median ms", "p90", "p99", "gateway CPU", "workers CPU", "lost")
@@ -203,6 +247,7 @@ def main() -> None:
         for streams in map(int, options.streams.split(",")):
             for replicas in map(int, options.replicas.split(",")):
                 table.add_row(*measured(streams, replicas, options.seconds, Path(folder)))
+                table.add_row(*unaided(streams, replicas, options.seconds))
     Console(width=120).print(table)
 
 
