@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
-from hashlib import blake2b
 from pathlib import Path
-from struct import pack
 from typing import Any
 
 import msgspec
@@ -24,22 +21,21 @@ from phasewise.control.ports import EngineFactory
 from phasewise.control.rooms import open_cluster
 from phasewise.core.action import Boot, Ended, Outcome, Stop, WakeAt
 from phasewise.core.errors import InputError
-from phasewise.core.event import Arrived, Drain, Gone, Killed, Lost, Start, Woken
+from phasewise.core.event import Arrived, Drain, Gone, Lost, Start, Woken
 from phasewise.core.message import DOWN, Ready, Submit
 from phasewise.core.request import Request
-from phasewise.core.spec import MIXED, RequestClass, Resolved
-from phasewise.core.step import Piece
+from phasewise.core.spec import RequestClass, Resolved
 from phasewise.core.units import to_s
 from phasewise.core.version import VERSION
 from phasewise.live.answer import Answer
 from phasewise.live.clock import WallClock
+from phasewise.live.fit import check_servable, predictor
+from phasewise.live.member import Member
+from phasewise.live.prefixes import Prefixes
 from phasewise.live.process import WorkerProcess
 from phasewise.live.service import Load, Text, Wanted
 from phasewise.live.wire import Burst, Fell, Standing
 from phasewise.live.worker import Task
-from phasewise.policy import catalog
-from phasewise.policy.prediction.none import NoPrediction
-from phasewise.policy.roles import Oracular, Predictor
 from phasewise.record.header import Header
 from phasewise.record.parts import Part, Unfolded, join, part_path, rescue
 from phasewise.record.roomlog import RoomLog
@@ -50,29 +46,7 @@ _WOKEN = Woken()
 MOST_DEATHS = 3
 """A request that was inside so many processes when they died is not tried again: it may be why."""
 
-FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S = 0.5, 30.0, 10.0
-"""A process that dies is started again at once; one that had lived for less than `STEADY_S`, after a wait that doubles."""
-
-FEW_STARTS = 4
-"""After so many starts in a row that came to nothing the replica counts as gone, and no request waits for it."""
-
 _LAST_S = 5.0  # how long requests that were cancelled at the end of a drain may take to leave
-
-
-class Member:
-    """A replica, as the fleet has it. The iterations of `run` that have been heard of took the times in `pieces`."""
-
-    def __init__(self, blocks: int) -> None:
-        self.process: WorkerProcess | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.ready = False
-        self.blocks = self.free = blocks
-        self.run = -1
-        self.pieces: list[Piece] = []
-        self.killed: tuple[int, Killed] | None = None
-        self.up_ns = 0
-        self.failures = 0
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class LiveService:
@@ -121,8 +95,10 @@ class LiveService:
     # --- its life
 
     async def start(self, within_s: float = 600.0) -> None:
-        """Start the processes; back when a replica serves. InputError if what they were given cannot be served at all,
-        TimeoutError if none is ready in time."""
+        """Start the processes; back when they serve, as far as they can be started.
+
+        InputError if what they were given cannot be served at all, TimeoutError if none is ready in time.
+        """
         if self._log is not None and (found := await asyncio.to_thread(rescue, self._log)) is not None:
             _LOG.warning("an earlier run was cut short; %d of its events are kept", found.events)
         self._part = None if self._log is None else Part(part_path(self._log, 0), self._header, 0)
@@ -136,11 +112,11 @@ class LiveService:
             self._take(Lost(i, returns=True))
             self._take(Start(i))
         try:
-            await asyncio.wait_for(self._until(lambda: self.ready or self._hopeless), within_s)
+            await asyncio.wait_for(self._until(lambda: self._started), within_s)
         except BaseException:
             await self.close()
             raise
-        if not self.ready:
+        if self._wrong is not None or not self.ready:
             wrong = self._wrong
             await self.close()
             raise InputError(wrong.reason if wrong else "no replica could be started")
@@ -217,8 +193,9 @@ class LiveService:
         return tuple(member.process.pid if member.process else None for member in self._members)
 
     @property
-    def _hopeless(self) -> bool:
-        return all(member.failures >= FEW_STARTS for member in self._members) or self._wrong is not None
+    def _started(self) -> bool:
+        """Whether every replica serves, or has been given up for now; or none ever will."""
+        return self._wrong is not None or all(m.ready or m.given_up for m in self._members)
 
     def submit(self, wanted: Wanted) -> Answer:
         """Start a request."""
@@ -323,11 +300,7 @@ class LiveService:
 
     def _deliver(self, member: Member, burst: Burst) -> None:
         answers = self._answers
-        if burst.run != member.run:
-            member.run = burst.run
-            member.pieces = []
-        member.pieces.append((float(burst.took_ns), 0.0, 1))
-        member.free = burst.free
+        member.heard(burst)
         for request, epoch, at_ns in burst.begun:
             if (answer := answers.get(request)) is not None:
                 answer.began(epoch, at_ns)
@@ -339,34 +312,27 @@ class LiveService:
         member = self._members[i]
         assert member.process is not None
         member.process.settled()
-        member.ready, member.killed, member.up_ns = True, None, self._clock.now_ns
-        member.free, member.run, member.pieces = member.blocks, -1, []
+        member.serves(self._clock.now_ns)
         self._change()
         _LOG.info("replica %d serves, process %s", i, member.process.pid)
 
     def _died(self, i: int, fell: Fell) -> None:
         """Its process is dead: tell the room what was delivered, and have it started again."""
         member = self._members[i]
-        quitting, was_ready = member.process is not None and member.process.quitting, member.ready
-        member.process, member.ready = None, False
+        quitting = member.process is not None and member.process.quitting
         if quitting or self._closed:
+            member.process, member.ready = None, False
             self._change()
             return
-        now_ns = self._clock.now_ns
-        if was_ready:
+        if member.died(self._clock.now_ns):
             _LOG.error("replica %d is lost: %s", i, fell.reason)
-            member.killed = now_ns, Killed(((0, member.run, tuple(member.pieces)),) if member.pieces else ())
-            steady = to_s(now_ns - member.up_ns) >= STEADY_S
-            member.failures = 0 if steady else member.failures + 1
             self._bereave(i)
         else:
             _LOG.error("replica %d does not start: %s", i, fell.reason)
             self._wrong = fell if fell.wrong else self._wrong
-            member.failures += 1
-            if member.failures >= FEW_STARTS:
+            if member.given_up:
                 self._take(Lost(i))
-        wait_s = min(FIRST_WAIT_S * 2 ** (member.failures - 2), LONGEST_WAIT_S) if member.failures > 1 else 0.0
-        member.timer = asyncio.get_running_loop().call_later(wait_s, self._again, i)
+        member.timer = asyncio.get_running_loop().call_later(member.wait_s, self._again, i)
         self._change()
 
     def _again(self, i: int) -> None:
@@ -388,46 +354,6 @@ class LiveService:
         for answer in mine:
             answer.replica = -1
         self._take(Lost(i, delivered, finished, returns=True))
-
-
-class Prefixes:
-    """Names the content of prompts by blocks of `tokens` tokens: a block's 64 bits stand for it and all that comes before it.
-
-    They hang on a secret of this process, so that nobody can make two prompts pass for one.
-    """
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-        self._key = os.urandom(16)
-
-    def __call__(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
-        size, key = self.tokens, self._key
-        names: list[int] = []
-        last = b""
-        for start in range(0, len(prompt) - size + 1, size):
-            content = last + pack(f"<{size}q", *prompt[start : start + size])
-            last = blake2b(content, digest_size=8, key=key).digest()
-            names.append(int.from_bytes(last, "little"))
-        return tuple(names)
-
-
-def check_servable(resolved: Resolved) -> None:
-    """InputError for a deployment that can be simulated and not yet served."""
-    for replica in resolved.replicas:
-        if replica.pp > 1:
-            raise InputError("a replica of several pipeline stages can be simulated, not served yet; set pp: 1")
-        if replica.role != MIXED:
-            raise InputError(f"a replica for {replica.role} alone can be simulated, not served yet; set role: {MIXED}")
-        if replica.host_blocks:
-            raise InputError("swapping to host memory can be simulated, not served yet; set host_gib: 0")
-
-
-def predictor(resolved: Resolved) -> Predictor | None:
-    """Who says how long answers will be; nobody, if nothing is to be said."""
-    found = catalog.build("predictor", resolved.deployment.predictor)
-    if isinstance(found, Oracular):
-        raise InputError("a predictor that is told the true lengths can be simulated, not served")
-    return None if isinstance(found, NoPrediction) else found
 
 
 def _nowhere(segment: bytes) -> None:

@@ -41,6 +41,7 @@ class WorkerProcess:
         self._fell: Fell | None = None
         self._folder: Path | None = None
         self.quitting = False
+        self._doomed = False
 
     @property
     def pid(self) -> int | None:
@@ -57,6 +58,8 @@ class WorkerProcess:
             command = (sys.executable, "-c", _ENTRY)
             self._process = process = await asyncio.create_subprocess_exec(*command, stdin=PIPE)
             assert process.stdin is not None
+            if self._doomed:
+                self.kill()
             # The pipe stays open: its end tells the worker that nobody is here any more.
             process.stdin.write(pickle.dumps(sys.path) + pickle.dumps(task._replace(address=address)))
             code = await process.wait()
@@ -90,6 +93,8 @@ class WorkerProcess:
         asyncio.get_running_loop().call_later(_PATIENCE_S, self.kill)
 
     def kill(self) -> None:
+        """Have it die, at once or as soon as it is there."""
+        self._doomed = True
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

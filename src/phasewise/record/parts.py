@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -53,20 +54,13 @@ class Part:
 
     def __init__(self, path: Path, header: Header, room: int) -> None:
         self._room = room
+        self._file = _open(path)
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise LogError(f"{path}: cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(self._file).st_size < len(MAGIC):
                 os.ftruncate(self._file, 0)
                 self._put(MAGIC + as_frame(HEADER, 0, msgspec.msgpack.encode(header)))
             else:
                 os.ftruncate(self._file, max((end for end, *_ in frames(path)), default=len(MAGIC)))
-        except BlockingIOError:
-            self.close()
-            raise LogError(f"{path}: another process writes it; give this run a log of another name") from None
         except BaseException:
             self.close()
             raise
@@ -89,6 +83,20 @@ class Part:
             data = data[os.write(self._file, data) :]
 
 
+def _open(path: Path) -> int:
+    """A descriptor of a part that nobody else has open. LogError if somebody has, or it cannot be written."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise LogError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise LogError(f"{path}: another process writes it; give this run a log of another name") from None
+    return file
+
+
 def part_path(path: str | Path, room: int) -> Path:
     """Where the part of a room is while the log `path` is in the making."""
     path = Path(path)
@@ -105,11 +113,15 @@ def parts_of(path: str | Path) -> list[Path]:
 
 def rescue(path: str | Path) -> RunLog | None:
     """Join what an earlier run that was killed has left of the log `path`, under the first name of `path.1`, `path.2`, ... that
-    is free. None if it has left nothing."""
-    if not parts_of(path):
+    is free. None if it has left nothing; LogError if it is not over."""
+    parts = parts_of(path)
+    if not parts:
         return None
-    names = (f"{path}.{i}" for i in count(1))
-    return join(path, next(name for name in names if not Path(name).exists()))
+    with ExitStack() as stack:
+        for part in parts:
+            stack.callback(os.close, _open(part))
+        names = (f"{path}.{i}" for i in count(1))
+        return join(path, next(name for name in names if not Path(name).exists()))
 
 
 def join(path: str | Path, name: str | Path | None = None) -> RunLog:

@@ -35,7 +35,7 @@ WORDS = (
 """The vocabulary: a token is the number of a word, its text the word after a space."""
 
 BEHIND_NS = NS_PER_S // 10
-"""A run that follows a late one begins where that one should have ended, if it is no later than so much: else it begins now."""
+"""A run that follows a late one at once begins where that one should have ended, if it is no later than so much."""
 
 _MIX = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
@@ -83,6 +83,8 @@ class PacedExecutor:
         self._due_ns: int | None = None
         self._since_ns = 0
         self._measured: list[Piece] = []
+        # Whether a run has only just ended: one that is asked when it is due, and runs nothing, is idle.
+        self._warm = False
 
     def accept(self, work: Work) -> None:
         """A request will come."""
@@ -102,13 +104,15 @@ class PacedExecutor:
 
     def due_ns(self) -> int | None:
         """When the step in progress ends."""
+        self._warm = False
         return self._due_ns
 
     def run(self, action: Run) -> None:
         """Start a run, at the end of the last one if that has only just been seen to."""
         now_ns, model = self._clock.now_ns, self._model
         lane = model.lanes[0]
-        self._time.now_ns = lane.end_ns if lane.end_ns <= now_ns <= lane.end_ns + BEHIND_NS else now_ns
+        follows = self._warm and now_ns <= lane.end_ns + BEHIND_NS
+        self._time.now_ns = lane.end_ns if follows else now_ns
         model.run(action)
         self._ends = _ends(lane.start_ns, lane.carry, lane.pieces)
         self._steps, self._measured, self._since_ns = 0, [], now_ns
@@ -137,7 +141,7 @@ class PacedExecutor:
                 self._say(request, False)
             self._go_on()
             return None
-        self._due_ns = None
+        self._due_ns, self._warm = None, True
         done = model.done(0)
         for request in decoding:
             self._say(request, request in done.ended)
