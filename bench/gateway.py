@@ -26,7 +26,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from served import Server, children, cpu_s, request
+from server import Server, children, cpu_s, request
 
 from phasewise.control.ports import Engine, EngineFactory, Place
 from phasewise.core.event import StepDone
