@@ -27,9 +27,16 @@ from phasewise.engine.gguffile import GgufFile
 from phasewise.engine.weights import load
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    torch.set_num_threads(1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "phasewise" / "models"
 
@@ -68,6 +75,8 @@ def test_the_built_in_model_is_read_as_transformers_reads_it(builtin: Path) -> N
     assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.items())
     assert (shape.family, shape.layers, shape.hidden, shape.heads, shape.kv_heads) == ("llama", 30, 576, 9, 3)
     assert (shape.vocab, shape.max_context, shape.tied, shape.end_ids, shape.bos) == (49152, 8192, True, (2,), 1)
+    with (builtin / "model.safetensors").open("rb") as file:
+        assert int.from_bytes(file.read(8), "little") % 8 == 0, "the numbers begin where a word does"
     assert sum(tensor.numel() for tensor in ours.values()) == 134_515_008
 
 

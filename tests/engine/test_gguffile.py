@@ -23,7 +23,6 @@ from phasewise.engine.weights import load
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    torch.set_num_threads(1)
     return write_gguf(tmp_path / "m.gguf", small("llama"), **{"llama.vocab_size": 96, "general.name": "a small one"})
 
 
@@ -101,6 +100,17 @@ def test_a_file_cut_short_anywhere(path: Path) -> None:
     for kept in [0, 3, 4, 8, 20, 24, len(whole) - 1, *(chance.randrange(len(whole)) for _ in range(60))]:
         path.write_bytes(whole[:kept])
         one_line(path)
+
+
+def test_a_last_string_cut_short(tmp_path: Path) -> None:
+    table = b"GGUF" + (3).to_bytes(4, "little") + bytes(8) + (1).to_bytes(8, "little")
+    table += b"".join(len(s).to_bytes(8, "little") + s for s in (b"key",)) + (8).to_bytes(4, "little")
+    table += (5).to_bytes(8, "little") + b"value"
+    (tmp_path / "m.gguf").write_bytes(table)
+    assert GgufFile(tmp_path / "m.gguf").metadata == {"key": "value"}
+    (tmp_path / "m.gguf").write_bytes(table[:-1])
+    with pytest.raises(InputError, match="cut short"):
+        GgufFile(tmp_path / "m.gguf")
 
 
 def test_lengths_that_lie(path: Path) -> None:

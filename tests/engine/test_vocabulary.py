@@ -38,6 +38,23 @@ LLAMA3 = (
 )
 
 
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = rf"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"
+_UP, _LOW = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[{_UP}]*[{_LOW}]+|[^\r\n\p{{L}}\p{{N}}]?[{_UP}]+[{_LOW}]*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TINY: dict[str, Any] = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "smollm",
+    "tokenizer.ggml.tokens": ["<s>", "<tool>", "a", "Ã", "©", "b", "c", "ab", "abc"],
+    "tokenizer.ggml.token_type": [3, 4, 1, 1, 1, 1, 1, 1, 1],
+    "tokenizer.ggml.merges": ["a b"],
+}
+"""A vocabulary with a word, `abc`, to which no merge leads."""
+
+
 def seen_bytes() -> dict[int, str]:
     """GPT-2's way to write every byte as a character that is seen."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -112,18 +129,45 @@ def test_any_text_comes_back_and_is_cut_as_llama_cpp_cuts_it(metadata: dict[str,
     assert seen["N"] >= 60
 
 
-def test_the_same_vocabulary_cut_as_llama_3(metadata: dict[str, Any]) -> None:
-    other = {**metadata, "tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": None}
-    tokenizer = tokenizer_of(other, "m.gguf")
-    vocab = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("llama-bpe", LLAMA3), ("qwen2", QWEN2), ("tekken", TEKKEN), ("gpt-2", GPT2)]
+)
+def test_other_families_cut_by_their_own_patterns(name: str, pattern: str) -> None:
+    tokenizer = tokenizer_of({**TINY, "tokenizer.ggml.pre": name}, "m.gguf")
     for text in HARD:
-        ids = tokenizer.encode(text).ids
-        assert ids[:1] == [1]  # as llama.cpp: a text of this kind begins with the first token, if nothing else is said
-        assert tokenizer.encode(text, add_special_tokens=False).ids == ids[1:]
-        pieces = regex.findall(LLAMA3, text) if "<|" not in text else []
-        if pieces and not any(p in vocab for p in pieces if len(p) > 1):
-            assert ids[1:] == plain_ids(metadata, text, [LLAMA3])
-        assert tokenizer.decode(ids[1:], skip_special_tokens=False) == text
+        shown = ["".join(seen_bytes()[b] for b in word.encode()) for word in regex.findall(pattern, text)]
+        assert [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)] == shown
+
+
+def test_a_word_that_is_a_token_is_taken_whole_by_llama_3_only() -> None:
+    for name, tokens in (("llama-bpe", ["abc"]), ("tekken", ["abc"]), ("qwen2", ["ab", "c"]), ("smollm", ["ab", "c"])):
+        tokenizer = tokenizer_of({**TINY, "tokenizer.ggml.pre": name}, "m.gguf")
+        assert tokenizer.encode("abc", add_special_tokens=False).tokens == tokens
+
+
+def test_a_text_begins_as_the_file_says() -> None:
+    def begins(**said: Any) -> bool:
+        named = {f"tokenizer.ggml.{key}": value for key, value in said.items()}
+        tokenizer = tokenizer_of({**TINY, "tokenizer.ggml.bos_token_id": 0, **named}, "m.gguf")
+        assert tokenizer.encode("ab", add_special_tokens=False).tokens == ["ab"]
+        return tokenizer.encode("ab").tokens == ["<s>", "ab"]
+
+    assert begins(pre="llama-bpe")  # as llama.cpp, where nothing is said
+    assert not begins(pre="smollm")
+    assert begins(pre="smollm", add_bos_token=True)
+    assert not begins(pre="llama-bpe", add_bos_token=False)
+
+
+def test_what_a_user_added_is_one_token_but_stays_in_the_text() -> None:
+    tokenizer = tokenizer_of(TINY, "m.gguf")
+    ids = tokenizer.encode("<s>ab<tool>c").ids
+    assert [tokenizer.id_to_token(i) for i in ids] == ["<s>", "ab", "<tool>", "c"]
+    assert tokenizer.decode(ids) == "ab<tool>c"
+
+
+def test_qwen_composes_what_is_written_in_parts() -> None:
+    assert tokenizer_of({**TINY, "tokenizer.ggml.pre": "qwen2"}, "m.gguf").encode("e\u0301").ids == [3, 4]
+    assert tokenizer_of(TINY, "m.gguf").encode("e\u0301").ids == []  # no token has these bytes
 
 
 def test_special_tokens_and_the_template_are_those_of_the_file(metadata: dict[str, Any], tokenizer: Tokenizer) -> None:

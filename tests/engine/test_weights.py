@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from phasewise.core.errors import InputError
 from phasewise.engine.weights import expected, load
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def ours(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -107,6 +111,18 @@ def test_shards_and_their_index(family: str, tmp_path: Path) -> None:
     said = one_line(tmp_path)
     assert said.startswith(str(tmp_path))
     assert f"{shards[1].name!r} is missing: the index names {len(shards)} files" in said
+
+
+def test_a_tensor_in_two_files_is_where_the_index_says(tmp_path: Path) -> None:
+    model = small("llama")
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    name = "model.norm.weight"
+    other = next(file for file in index.values() if file != index[name])
+    save_file({**load_file(tmp_path / other), name: torch.zeros(32)}, tmp_path / other)
+    same(load(tmp_path, torch.float32)[1], ours(model))
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert f"tensor '{name}' is in another file of the folder too" in one_line(tmp_path)
 
 
 def test_experts_that_are_stacked_already(tmp_path: Path) -> None:

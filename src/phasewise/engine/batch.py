@@ -81,7 +81,7 @@ class Batch:
             positions += range(start, start + count)
             slots += [row.pages[at // block_tokens] * block_tokens + at % block_tokens for at in positions[first:]]
             reach = -(-(start + count) // block_tokens)
-            self.chunks.append(Chunk(first, count, start, torch.tensor(row.pages[:reach])))
+            self.chunks.append(Chunk(first, count, start, torch.tensor(row.pages[:reach], dtype=torch.int32)))
         self.prompt_tokens = len(tokens)
         for row in single:
             start = row.start

@@ -23,7 +23,7 @@ import torch
 
 from phasewise.core.errors import PhasewiseError
 from phasewise.engine.attention import HeadNorms, TorchAttention
-from phasewise.engine.batch import Batch
+from phasewise.engine.batch import Batch, Chunk
 from phasewise.engine.cache import PagedCache
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -34,9 +34,12 @@ FACES: dict[str, str] = {
     "gate": "ppnni",
     "write": "pniiipppippfppni",
     "decode": "pnniiipnipppifpi",
+    "prompt": "pnniiipnipiifpi",
 }
 """The functions' arguments in order: pointers, counts (64 bits), ints, floats."""
 KINDS = {"p": c_void_p, "n": c_int64, "i": c_int, "f": c_float}
+UNBOUNDED = 2**30
+"""A window that no context reaches."""
 WIDEST = 256
 """Of a head, in numbers: what the attention kernel has room for."""
 
@@ -58,6 +61,7 @@ class Kernels:
     gate: Any
     write: Any
     decode: Any
+    prompt: Any
 
 
 def kernels(dtype: torch.dtype) -> Kernels:
@@ -142,13 +146,13 @@ class CompiledPointwise:
 
 
 class CompiledAttention(TorchAttention):
-    """Decodes read their pages where they lie, each no further than its own context; chunks are torch's affair still."""
+    """Keys and values are read where they lie, by each token no further than it may look."""
 
     def __init__(self, kernels: Kernels, cache: PagedCache, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
         if cache.head_dim > WIDEST:
             raise NoKernels(f"the kernels know heads of at most {WIDEST} numbers, not {cache.head_dim}")
         super().__init__(cache, heads, cos, sin)
-        self._write, self._decode = kernels.write, kernels.decode
+        self._write, self._decode, self._prompt = kernels.write, kernels.decode, kernels.prompt
         self._slots = cache.pages * cache.block_tokens
         self._layers = [layer.data_ptr() for layer in cache.data]
         self._turned = cos.shape[1]
@@ -173,6 +177,27 @@ class CompiledAttention(TorchAttention):
             torch.get_num_threads(),
         )
 
+    def prompt(self, layer: int, heads: torch.Tensor, chunk: Chunk, window: int | None) -> torch.Tensor:
+        out = heads.new_empty(len(heads), self.heads * self.head_dim)
+        self._prompt(
+            heads.data_ptr(),
+            len(heads),
+            heads.shape[1],
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            self._layers[layer],
+            self._slots,
+            self.cache.block_tokens,
+            chunk.pages.data_ptr(),
+            chunk.start,
+            window if window is not None else UNBOUNDED,
+            self.scale,
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
+
     def decode(self, layer: int, heads: torch.Tensor, batch: Batch, window: int | None) -> torch.Tensor:
         out = heads.new_empty(len(heads), self.heads * self.head_dim)
         tables, begins, lengths = batch.flat_tables
@@ -189,7 +214,7 @@ class CompiledAttention(TorchAttention):
             tables.data_ptr(),
             begins.data_ptr(),
             lengths.data_ptr(),
-            window if window is not None else 2**31 - 1,
+            window if window is not None else UNBOUNDED,
             self.scale,
             out.data_ptr(),
             torch.get_num_threads(),

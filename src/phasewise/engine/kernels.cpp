@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 typedef float v16 __attribute__((vector_size(64)));
 typedef int32_t i16 __attribute__((vector_size(64)));
@@ -325,6 +326,152 @@ void decode(const T *rows, int64_t n, int64_t row_heads, int heads, int kv_heads
     }
 }
 
+const int ABREAST = 8;  // query rows that are multiplied together
+const int ROWS = 96;    // of a tile, about: what shares one reading of the keys
+
+inline v16 zip_low(v16 a, v16 b) { return __builtin_shuffle(a, b, (LANE >> 1) + (LANE & 1) * 16); }
+
+inline v16 zip_high(v16 a, v16 b) { return __builtin_shuffle(a, b, (LANE >> 1) + 8 + (LANE & 1) * 16); }
+
+// 16 rows of 16 become columns: four perfect shuffles.
+inline void transpose(v16 *x) {
+    for (int round = 0; round < 4; round++) {
+        v16 y[16];
+        for (int i = 0; i < 8; i++) {
+            y[2 * i] = zip_low(x[i], x[i + 8]);
+            y[2 * i + 1] = zip_high(x[i], x[i + 8]);
+        }
+        memcpy(x, y, sizeof y);
+    }
+}
+
+// Some tokens of a chunk and the query heads that share one head of keys: rows [token][head], 2 * parts vectors wide.
+template <typename T, int P> struct Tile {
+    int rows, parts, width;
+    std::vector<v16> query, mixed, total, shares;
+    std::vector<float> most;
+
+    Tile(int tokens, int shared, int width)
+        : rows((tokens * shared + ABREAST - 1) / ABREAST * ABREAST), parts(P ? P : (width + 31) / 32), width(width),
+          query(rows * parts * 2), mixed(rows * parts * 2), total(rows), shares(rows * 2), most(rows, -INFINITY) {}
+
+    // Queries against 32 keys that lie as columns, `at` the first's position; then their softmax so far, in `shares`.
+    void look(const v16 *columns, int at, int first, int shared, int window) {
+        const int wide = P ? P * 32 : parts * 32;
+        for (int row = 0; row < rows; row += ABREAST) {
+            const float *q = (const float *)&query[row * parts * 2];
+            v16 low[ABREAST] = {}, high[ABREAST] = {};
+            for (int d = 0; d < wide; d++)
+                for (int r = 0; r < ABREAST; r++) {
+                    low[r] += q[r * wide + d] * columns[d * 2];
+                    high[r] += q[r * wide + d] * columns[d * 2 + 1];
+                }
+            for (int r = 0; r < ABREAST; r++) {
+                // Keys after the token's own are not its to see, those that this step has not got to among them.
+                int own = first + (row + r) / shared;
+                i16 key = LANE + at, later = key + 16;
+                i16 sees = (key <= own) & (key > own - window), sees_later = (later <= own) & (later > own - window);
+                v16 score = sees ? low[r] : all(-INFINITY), score_later = sees_later ? high[r] : all(-INFINITY);
+                float top = largest(larger(score, score_later));
+                if (top > most[row + r]) {
+                    v16 less = exponential(all(most[row + r] - top));
+                    total[row + r] *= less;
+                    for (int p = 0; p < parts * 2; p++) mixed[(row + r) * parts * 2 + p] *= less;
+                    most[row + r] = top;
+                }
+                // A row that has seen nothing yet subtracts infinity from infinity, and looks at none of it.
+                v16 *share = &shares[(row + r) * 2];
+                share[0] = sees ? exponential(score - most[row + r]) : v16{};
+                share[1] = sees_later ? exponential(score_later - most[row + r]) : v16{};
+                total[row + r] += share[0] + share[1];
+            }
+        }
+    }
+
+    void mix(const v16 *values, int count) {
+        const int vectors = P ? P * 2 : parts * 2;
+        const float *share = (const float *)shares.data();
+        for (int row = 0; row < rows; row += 4)
+            for (int p = 0; p < vectors; p += 2) {
+                v16 mine[4][2];
+                for (int r = 0; r < 4; r++) memcpy(mine[r], &mixed[(row + r) * vectors + p], sizeof mine[r]);
+                for (int t = 0; t < count; t++)
+                    for (int r = 0; r < 4; r++) {
+                        mine[r][0] += share[(row + r) * 32 + t] * values[t * vectors + p];
+                        mine[r][1] += share[(row + r) * 32 + t] * values[t * vectors + p + 1];
+                    }
+                for (int r = 0; r < 4; r++) memcpy(&mixed[(row + r) * vectors + p], mine[r], sizeof mine[r]);
+            }
+    }
+};
+
+// One tile's tokens begin at position `first`; q and out point at their first head of these, `stride` and `span` numbers a token.
+template <typename T, int P>
+void attend_tile(int tokens, int shared, const T *q, int64_t stride, const T *keys, const T *values, T *out, int64_t span,
+                 const int32_t *pages, int first, int width, int block, int window, float scale) {
+    Tile<T, P> tile(tokens, shared, width);
+    const int parts = tile.parts;
+    for (int row = 0; row < tokens * shared; row++)
+        for (int p = 0; p < parts; p++) {
+            Pair x = load(q + row / shared * stride + row % shared * width + p * 32, width - p * 32);
+            tile.query[(row * parts + p) * 2] = x.a * scale;
+            tile.query[(row * parts + p) * 2 + 1] = x.b * scale;
+        }
+    std::vector<v16> columns(parts * 64), mine(parts * 64);
+    const int end = first + tokens;
+    for (int at = first + 1 > window ? first + 1 - window : 0; at < end; at += 32) {
+        const int count = end - at < 32 ? end - at : 32;
+        for (int half = 0; half < 2; half++)
+            for (int p = 0; p < parts; p++) {
+                v16 even[16], odd[16];
+                for (int i = 0; i < 16; i++) {
+                    const int t = half * 16 + i;
+                    Pair k = {}, v = {};
+                    if (t < count) {
+                        int64_t from = ((int64_t)pages[(at + t) / block] * block + (at + t) % block) * width + p * 32;
+                        k = load(keys + from, width - p * 32);
+                        v = load(values + from, width - p * 32);
+                    }
+                    even[i] = k.a;
+                    odd[i] = k.b;
+                    memcpy(&mine[(t * parts + p) * 2], &v, sizeof v);
+                }
+                transpose(even);
+                transpose(odd);
+                for (int d = 0; d < 16; d++) {
+                    columns[(p * 32 + d) * 2 + half] = even[d];
+                    columns[(p * 32 + 16 + d) * 2 + half] = odd[d];
+                }
+            }
+        tile.look(columns.data(), at, first, shared, window);
+        tile.mix(mine.data(), count);
+    }
+    for (int row = 0; row < tokens * shared; row++) {
+        float whole = 1.0f / sum(tile.total[row]);
+        for (int p = 0; p < parts; p++) {
+            Pair x = {tile.mixed[(row * parts + p) * 2] * whole, tile.mixed[(row * parts + p) * 2 + 1] * whole};
+            store(out + row / shared * span + row % shared * width + p * 32, x, width - p * 32);
+        }
+    }
+}
+
+// A chunk of one sequence, n tokens from position `start`, its keys and values in the cache already. Arguments as of decode.
+template <typename T>
+void prompt(const T *rows, int64_t n, int64_t row_heads, int heads, int kv_heads, int width, const T *cache, int64_t slots,
+            int block, const int32_t *pages, int start, int window, float scale, T *out, int threads) {
+    const int shared = heads / kv_heads, tokens = shared < ROWS / 4 ? ROWS / shared : 4;
+    auto some = width == 64 ? attend_tile<T, 2> : width == 128 ? attend_tile<T, 4> : attend_tile<T, 0>;
+    const int64_t tiles = (n + tokens - 1) / tokens;
+    // The last tiles, which look furthest back, go first, so that no thread is left with one at the end.
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (n * (start + n) * heads * width > 65536)
+    for (int64_t task = 0; task < tiles * kv_heads; task++) {
+        int64_t tile = tiles - 1 - task / kv_heads, kv = task % kv_heads, token = tile * tokens;
+        some(n - token < tokens ? n - token : tokens, shared, rows + (token * row_heads + kv * shared) * width,
+             row_heads * width, cache + kv * slots * width, cache + (kv_heads + kv) * slots * width,
+             out + (token * heads + kv * shared) * width, heads * width, pages, start + token, width, block, window, scale);
+    }
+}
+
 }  // namespace
 
 #define FACE(name, T)                                                                                                   \
@@ -347,6 +494,12 @@ void decode(const T *rows, int64_t n, int64_t row_heads, int heads, int kv_heads
                                   int threads) {                                                                        \
         decode<T>(rows, n, row_heads, heads, kv_heads, width, cache, slots, block, tables, begins, lengths, window,     \
                   scale, out, threads);                                                                                 \
+    }                                                                                                                   \
+    extern "C" void prompt_##name(const T *rows, int64_t n, int64_t row_heads, int heads, int kv_heads, int width,      \
+                                  const T *cache, int64_t slots, int block, const int32_t *pages, int start,            \
+                                  int window, float scale, T *out, int threads) {                                       \
+        prompt<T>(rows, n, row_heads, heads, kv_heads, width, cache, slots, block, pages, start, window, scale, out,    \
+                  threads);                                                                                             \
     }
 
 FACE(float32, float)

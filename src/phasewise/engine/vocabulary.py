@@ -64,7 +64,7 @@ def tokenizer_of(metadata: dict[str, Any], where: str) -> Tokenizer:
     kinds = kinds if isinstance(kinds, list) else []
     for token, how in zip(tokens, kinds, strict=False):
         if how in (_CONTROL, _USER) or (how == _UNKNOWN and kind == "llama"):
-            added = AddedToken(token, special=how != _USER, normalized=False)
+            added = AddedToken(token, normalized=False)
             (tokenizer.add_tokens if how == _USER else tokenizer.add_special_tokens)([added])
     bos = metadata.get("tokenizer.ggml.bos_token_id")
     if type(bos) is int and bos < len(tokens) and _adds_bos(metadata):
