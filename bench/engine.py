@@ -113,7 +113,7 @@ def main() -> None:
         return
     table = Table(title=f"{type(decoder.attention).__name__}, {options.threads} threads, load {load:.1f} before")
     for column in ("what", "median ms", "best ms", "CPU ms", "tokens/s", "best"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
 
     def row(what: str, tokens: int, spans: list[tuple[float, float]]) -> None:
         walls, work = zip(*spans, strict=True)
