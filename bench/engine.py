@@ -132,7 +132,7 @@ def main() -> None:
     row("decode, batch 16, context 1,024", 16, timed(decoder, decodes(16, 1024, options.steps)))
     for length, chunk in ((128, 128), (512, 512), (2048, 512)):
         row(f"prompt of {length} in chunks of {chunk}", length, timed(decoder, [prompt(length, chunk)] * 10))
-    Console().print(table)
+    Console(width=110).print(table)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"built in {built:.1f} s; {peak:,.0f} MiB resident at most, the random weights included")
 
