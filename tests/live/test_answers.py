@@ -61,6 +61,18 @@ def test_usage_comes_last_where_it_is_asked_for(path: str) -> None:
     assert whole["phases"] == {"queue_s": 0.25, "prefill_s": 0.5, "decode_s": 1.0}
 
 
+@pytest.mark.parametrize("path", ["chat", "complete"])
+def test_usage_comes_with_every_event_where_that_is_asked_for(path: str) -> None:
+    """As vLLM does it; benchmarking clients count tokens by it."""
+    board = Board(says("abc"))
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    parts = events(getattr(board, path)(stream=True, stream_options=options))
+    counts = [p["usage"]["completion_tokens"] for p in parts]
+    assert counts == sorted(counts)
+    assert counts[-1] == 3
+    assert {p["usage"]["prompt_tokens"] for p in parts} == {parts[-1]["usage"]["prompt_tokens"]}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_choices_come_side_by_side_and_differ_by_their_seeds(stream: bool) -> None:
     def script(s: FakeStream) -> None:

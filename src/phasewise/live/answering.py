@@ -23,7 +23,13 @@ class Answering:
     """The answers to one request. `echoes`: the prompts to be shown before them, if any (one for each of `wanted`)."""
 
     def __init__(
-        self, exchange: Exchange, service: Service, meters: Meters, clock: Callable[[], float], retry_s: float
+        self,
+        exchange: Exchange,
+        service: Service,
+        meters: Meters,
+        clock: Callable[[], float],
+        retry_s: float,
+        continuous: bool = False,
     ) -> None:
         self._exchange, self._service, self._meters, self._clock, self._retry_s = (
             exchange,
@@ -32,6 +38,7 @@ class Answering:
             clock,
             retry_s,
         )
+        self._continuous = continuous
         self._wanted: Sequence[Wanted] = ()
         self._choices: list[Choice] = []
         self._prompt_tokens = 0
@@ -103,6 +110,8 @@ class Answering:
             if not first and choices[0].end is None:
                 raise self._break(choices[0])
             await exchange.begin_events()
+            if self._continuous:
+                form.tell(self._usage())
             await exchange.events(b"".join([form.opening(choice) for choice in choices]))
             rest = (self._pump(choice, form, None) for choice in choices[1:])
             await asyncio.gather(self._pump(choices[0], form, first), *rest)
@@ -120,6 +129,8 @@ class Answering:
         if batch is None:
             batch = await self._next(choice)
         while batch:
+            if self._continuous:
+                form.tell(self._usage())
             events = form.events(choice, batch)
             if choice.end is not None:
                 break

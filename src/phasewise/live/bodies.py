@@ -23,6 +23,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class PlainFormat(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):

@@ -56,6 +56,7 @@ class Form(Protocol):
     def events(self, choice: Choice, emitted: Sequence[Emitted]) -> bytes: ...
     def closing(self, choice: Choice) -> bytes: ...
     def summary(self, usage: answers.Usage) -> bytes: ...
+    def tell(self, usage: answers.Usage) -> None: ...
     def whole(self, choices: Sequence[tuple[Choice, list[Emitted]]], usage: answers.Usage) -> bytes: ...
 
 
@@ -83,7 +84,11 @@ class ChatForm:
         return held + self._event(choice, b"{}", reason=b'"' + choice.reason.encode() + b'"')
 
     def summary(self, usage: answers.Usage) -> bytes:
-        return self._head + b'],"usage":' + encode(usage) + b"}\n\n"
+        return self._head + _with(usage)
+
+    def tell(self, usage: answers.Usage) -> None:
+        """Every event has this usage from now on."""
+        self._tail = _with(usage)
 
     def whole(self, choices: Sequence[tuple[Choice, list[Emitted]]], usage: answers.Usage) -> bytes:
         done = [self._choice(choice, emitted) for choice, emitted in choices]
@@ -162,7 +167,11 @@ class TextForm:
         return self._event(choice, "", reason=b'"' + choice.reason.encode() + b'"')
 
     def summary(self, usage: answers.Usage) -> bytes:
-        return self._head + b'],"usage":' + encode(usage) + b"}\n\n"
+        return self._head + _with(usage)
+
+    def tell(self, usage: answers.Usage) -> None:
+        """Every event has this usage from now on."""
+        self._tail = _with(usage)
 
     def whole(self, choices: Sequence[tuple[Choice, list[Emitted]]], usage: answers.Usage) -> bytes:
         done = []
@@ -181,6 +190,11 @@ class TextForm:
             reason,
             self._tail,
         )
+
+
+def _with(usage: answers.Usage) -> bytes:
+    """The end of an event that tells the usage."""
+    return b'],"usage":' + encode(usage) + b"}\n\n"
 
 
 def _frame(id: str, kind: str, created: int, model: str, each_usage: bool) -> tuple[bytes, bytes]:

@@ -162,7 +162,7 @@ class Gateway:
         form = ChatForm(
             f"chatcmpl-{exchange.id}", int(time.time()), self._service.model, self._service.text, each, told
         )
-        answering = self._answering(exchange)
+        answering = self._answering(exchange, body)
         await self._answer(answering, form, bool(body.stream), each, partial(answering.start, wanted, 1, reader))
 
     async def _completions(self, exchange: Exchange) -> None:
@@ -174,13 +174,14 @@ class Gateway:
         each = bool(body.stream_options and body.stream_options.include_usage)
         id = f"cmpl-{exchange.id}"
         form = TextForm(id, int(time.time()), self._service.model, each, body.logprobs is not None)
-        answering = self._answering(exchange)
+        answering = self._answering(exchange, body)
         await self._answer(
             answering, form, bool(body.stream), each, partial(answering.start, wanted, prompts, None, echoes)
         )
 
-    def _answering(self, exchange: Exchange) -> Answering:
-        return Answering(exchange, self._service, self._meters, self._clock, self.limits.retry_s)
+    def _answering(self, exchange: Exchange, body: ChatBody | CompletionBody) -> Answering:
+        continuous = bool(body.stream_options and body.stream_options.continuous_usage_stats)
+        return Answering(exchange, self._service, self._meters, self._clock, self.limits.retry_s, continuous)
 
     async def _answer(
         self, answering: Answering, form: Form, stream: bool, usage: bool, start: Callable[[], None]
