@@ -335,6 +335,8 @@ async def soak(server: Server, model: str, options: argparse.Namespace, report: 
     first, last = rests
     counts = ", ".join(f"{n} {how}" for how, n in judge.counts.most_common())
     report.add("answers", f"{judge.counts.total()} at {rate:.1f}/s: {counts}", judge.counts["whole"] > 0)
+    whole = sum(right.done and right.end is not None and right.tokens is not None for right in judge.right.values())
+    report.add("questions answered alone", f"{whole} of {len(asked)}", whole == len(asked))
     report.add("wrong or cut off without a word", "; ".join(judge.wrong[:3]) or 0, not judge.wrong)
     back = f"{statistics.median(took):.1f} s at the median, {max(took):.1f} at most" if took else "never"
     report.add("workers killed", f"{len(took)}; another served after {back}", bool(took))
