@@ -3,8 +3,9 @@
     python bench/engine.py [--threads 2] [--context 256] [--steps 60] [--profile 16] [--torch]
 
 Every batch decodes from contexts of `--context` tokens on average, spread over half to three halves of it. The best and
-the median step are given: other work on the machine makes steps longer, never shorter. `--profile` prints where a batch's
-step goes, `--torch` does without compiled kernels.
+the median step are given (other work on the machine makes steps longer, never shorter), and the CPU time of the median,
+which says something on a busy machine too if threads do not spin: set OMP_WAIT_POLICY=passive. `--profile` prints where a
+batch's step goes, `--torch` does without compiled kernels.
 """
 
 from __future__ import annotations
@@ -64,14 +65,14 @@ def weights(shape: Shape) -> dict[str, torch.Tensor]:
     }
 
 
-def timed(decoder: Decoder, runs: Sequence[Sequence[Sequence[Rows]]]) -> list[float]:
-    """Seconds of each run of steps but the first two, in which torch warms up."""
+def timed(decoder: Decoder, runs: Sequence[Sequence[Sequence[Rows]]]) -> list[tuple[float, float]]:
+    """Seconds of each run of steps but the first two, in which torch warms up, by the wall and of all threads' work."""
     spans = []
     for run in runs:
-        begin = time.perf_counter()
+        begin, worked = time.perf_counter(), time.process_time()
         for rows in run:
             decoder.step(rows)
-        spans.append(time.perf_counter() - begin)
+        spans.append((time.perf_counter() - begin, time.process_time() - worked))
     return spans[2:]
 
 
@@ -111,13 +112,15 @@ def main() -> None:
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
         return
     table = Table(title=f"{type(decoder.attention).__name__}, {options.threads} threads, load {load:.1f} before")
-    for column in ("what", "median ms", "best ms", "tokens/s", "best"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    for column in ("what", "median ms", "best ms", "CPU ms", "tokens/s", "best"):
+        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
 
-    def row(what: str, tokens: int, spans: list[float]) -> None:
-        median, best = statistics.median(spans), min(spans)
+    def row(what: str, tokens: int, spans: list[tuple[float, float]]) -> None:
+        walls, work = zip(*spans, strict=True)
+        median, best = statistics.median(walls), min(walls)
+        cpu = f"{statistics.median(work) * 1e3:.2f}"
         table.add_row(
-            what, f"{median * 1e3:.2f}", f"{best * 1e3:.2f}", f"{tokens / median:,.0f}", f"{tokens / best:,.0f}"
+            what, f"{median * 1e3:.2f}", f"{best * 1e3:.2f}", cpu, f"{tokens / median:,.0f}", f"{tokens / best:,.0f}"
         )
 
     for count in (1, 4, 16):
@@ -129,7 +132,7 @@ def main() -> None:
     row("decode, batch 16, context 1,024", 16, timed(decoder, decodes(16, 1024, options.steps)))
     for length, chunk in ((128, 128), (512, 512), (2048, 512)):
         row(f"prompt of {length} in chunks of {chunk}", length, timed(decoder, [prompt(length, chunk)] * 10))
-    Console().print(table)
+    Console(width=110).print(table)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"built in {built:.1f} s; {peak:,.0f} MiB resident at most, the random weights included")
 

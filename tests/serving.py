@@ -17,7 +17,7 @@ from phasewise.core.stream import Emitted
 from phasewise.live.forced import Call
 from phasewise.live.gateway import Gateway
 from phasewise.live.limits import Limits
-from phasewise.live.serve import listen, serve
+from phasewise.live.serve import Ends, listen, serve, signalled
 from phasewise.live.service import Load, Wanted
 
 MODEL = "tiny"
@@ -211,16 +211,17 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
 @contextlib.asynccontextmanager
 async def listening(board: Board, drain_s: float = 1.0) -> AsyncIterator[tuple[int, asyncio.Event]]:
     """The board's gateway on a port, in this event loop; the event stops it."""
-    begun, stop = asyncio.Event(), asyncio.Event()
-    listener = listen("127.0.0.1", 0)
-    serving = asyncio.create_task(serve(board.gateway, board.service, listener, drain_s, begun.set, stop))
-    port = listener.getsockname()[1]
-    await begun.wait()
-    try:
-        yield port, stop
-    finally:
-        stop.set()
-        await serving
+    begun = asyncio.Event()
+    with signalled() as ends:
+        listener = listen("127.0.0.1", 0)
+        serving = asyncio.create_task(serve(board.gateway, board.service, listener, ends, drain_s, begun.set))
+        port = listener.getsockname()[1]
+        await begun.wait()
+        try:
+            yield port, ends.stop
+        finally:
+            ends.stop.set()
+            await serving
 
 
 @contextlib.contextmanager
@@ -233,7 +234,8 @@ def in_a_thread(make: Callable[[], Board]) -> Iterator[tuple[int, Board]]:
         board, told["stop"], told["loop"] = make(), asyncio.Event(), asyncio.get_running_loop()
         listener = listen("127.0.0.1", 0)
         told["board"], told["port"] = board, listener.getsockname()[1]
-        await serve(board.gateway, board.service, listener, 0.0, begun.set, told["stop"])
+        ends = Ends(told["stop"], asyncio.Event())
+        await serve(board.gateway, board.service, listener, ends, 0.0, begun.set)
 
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()

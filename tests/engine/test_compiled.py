@@ -53,7 +53,8 @@ def near(got: torch.Tensor, exact: torch.Tensor, roundings: int = 1, floor: floa
 @pytest.mark.parametrize("width", WIDTHS)
 def test_norms(made: tuple[torch.dtype, Kernels], width: int) -> None:
     dtype, kernels = made
-    x, change, weight = (drawn(seed, *size).to(dtype) for seed, size in enumerate([(5, width), (5, width), (width,)]))
+    x = drawn(0, 5, width)
+    change, weight = drawn(1, 5, width).to(dtype), drawn(2, width).to(dtype)
     summed = x + change
     wanted = TorchPointwise().norm(summed.float(), None, weight.float(), 1e-5)
     alone = CompiledPointwise(kernels).norm(summed.clone(), None, weight, 1e-5)

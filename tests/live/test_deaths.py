@@ -72,9 +72,9 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_misses_a_token(tmp_path:
     assert len(lost) == 2
     spans = log.tables.spans[0]
     assert (spans["left"] == LOST).sum() > 0
-    # The columns have what was computed, clients what came: at a death they differ by one iteration at most, whose tokens were
-    # lost on their way and computed again, or whose end was not written any more.
-    assert abs(sum(60 + i for i in range(40)) - log.summary["tokens_out"]) <= 2 * 16
+    # The columns have what was computed, clients what came. What was under way at a death is computed again; of what came, only
+    # an iteration at each death can be missing, whose end was not written any more.
+    assert log.summary["tokens_out"] >= sum(60 + i for i in range(40)) - 2 * 16
 
 
 def test_deaths_leave_no_descriptor_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

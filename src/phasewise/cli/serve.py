@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -19,8 +21,9 @@ from phasewise.core.errors import InputError
 from phasewise.live.fleet import LiveService
 from phasewise.live.gateway import Gateway
 from phasewise.live.limits import Limits
-from phasewise.live.serve import listen, serve
+from phasewise.live.serve import Ends, first, listen, serve, signalled
 
+_LOG = logging.getLogger("phasewise.live")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -52,7 +55,8 @@ def run(wanted: Wanted) -> None:
     check_outputs({"--log": wanted.log}, [wanted.deployment, wanted.keys])
     found = _served(wanted)
     limits = Limits(rate=wanted.rate, waiting=wanted.waiting)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Lines()])
+    logging.basicConfig(handlers=[_Lines()])
+    logging.getLogger("phasewise").setLevel(logging.INFO)
     _runner()(_serve(wanted, found, keys, limits))
 
 
@@ -76,22 +80,43 @@ def _served(wanted: Wanted) -> Served:
 
 
 async def _serve(wanted: Wanted, found: Served, keys: list[str], limits: Limits) -> None:
-    listener = listen(wanted.host, wanted.port)
+    with signalled() as ends:
+        try:
+            service = LiveService(found.resolved, found.factory, found.text, name=found.name, log=wanted.log)
+        except InputError as error:
+            raise InputError(str(error), None if wanted.deployment is None else str(wanted.deployment)) from None
+        gateway = Gateway(service, found.tools, keys, limits)
+        with contextlib.closing(listen(wanted.host, wanted.port)) as listener:
+            try:
+                await _started(service, ends)
+                if not ends.stop.is_set():
+                    gc.collect()
+                    gc.freeze()
+                    _say_where(wanted, found, listener)
+                    await serve(gateway, service, listener, ends, wanted.drain_s)
+            finally:
+                log = await service.close()
+        told = f"; the run log of {log.events} events is {wanted.log}" if log else ""
+        _LOG.info("stopped%s", told)
+
+
+async def _started(service: LiveService, ends: Ends) -> None:
+    """Wait until a replica serves, or somebody has had enough of waiting."""
+    starting = asyncio.create_task(service.start())
+    await first(starting, ends.stop)
+    starting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await starting
+
+
+def _say_where(wanted: Wanted, found: Served, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
-    service = LiveService(found.resolved, found.factory, found.text, name=found.name, log=wanted.log)
-    gateway = Gateway(service, found.tools, keys, limits)
-    try:
-        await service.start()
-        gc.collect()
-        gc.freeze()
-        shown = f"[{host}]" if ":" in host else host
-        batcher = found.resolved.deployment.batcher.name
-        what = f"{found.name}{', modelled' if wanted.modelled else ''}, {batcher}"
-        print(f"serving {what}: http://{shown}:{port}/v1", file=sys.stderr, flush=True)
-        await serve(gateway, service, listener, wanted.drain_s)
-    finally:
-        await service.close()
-        listener.close()
+    deployment, replicas = found.resolved.deployment, found.resolved.replicas
+    context = max(replica.max_context for replica in replicas)
+    what = f"{found.name}, {context} tokens of context, {deployment.batcher.name}"
+    what += f" on {len(replicas)} {replicas[0].device.name}" + (", modelled" if wanted.modelled else "")
+    shown = f"[{host}]" if ":" in host else host
+    print(f"serving {what}: http://{shown}:{port}/v1", file=sys.stderr, flush=True)
 
 
 def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
@@ -120,5 +145,5 @@ class _Lines(logging.Handler):
     """Words of the service itself, a JSON line each, beside those of its requests."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = {"level": record.levelname.lower(), "message": record.getMessage()}
+        line = {"at": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
         print(json.dumps(line), file=sys.stderr, flush=True)

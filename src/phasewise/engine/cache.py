@@ -6,6 +6,9 @@ it is and when it is free is the ledger's affair: nothing here is ever cleared.
 
 from __future__ import annotations
 
+import math
+import mmap
+
 import torch
 
 
@@ -25,10 +28,7 @@ class PagedCache:
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.kv_heads, self.head_dim, self.pages, self.block_tokens = kv_heads, head_dim, pages, block_tokens
-        # Empty, not zeros: memory is resident only once a page is written. What is read beyond a context's end is masked,
-        # and a NaN that lay there would survive a weight of 0, so pages must not hold any: the system gives zeroed memory
-        # for large blocks only, hence zeros, which for those costs nothing either.
-        self.data = torch.zeros(layers, 2 * kv_heads, pages, block_tokens, head_dim, dtype=dtype)
+        self.data = zeros((layers, 2 * kv_heads, pages, block_tokens, head_dim), dtype)
         self._slots = self.data.view(layers, 2 * kv_heads, pages * block_tokens, head_dim)
         self._pages = self.data.view(layers, 2 * kv_heads, pages, block_tokens * head_dim)
 
@@ -44,3 +44,13 @@ class PagedCache:
     def gather(self, layer: int, pages: torch.Tensor) -> torch.Tensor:
         """A copy of what `pages` [n] hold: [2, kv_heads, n * block_tokens, head_dim]."""
         return self._pages[layer].index_select(1, pages).view(2, self.kv_heads, -1, self.head_dim)
+
+
+def zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that take up memory only where something has been written.
+
+    Torch's own zeros are written at once, numpy's come in huge pages, and empty tensors may hold a NaN, which survives being
+    masked by a weight of 0.
+    """
+    space = mmap.mmap(-1, max(1, math.prod(size) * dtype.itemsize))
+    return torch.frombuffer(space, dtype=dtype, count=math.prod(size)).view(size)

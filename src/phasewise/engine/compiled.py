@@ -132,7 +132,7 @@ class CompiledPointwise:
         self._norm, self._gate = kernels.norm, kernels.gate
 
     def norm(self, x: torch.Tensor, change: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        out = torch.empty_like(x)
+        out = torch.empty_like(x, dtype=weight.dtype)
         rows, width = x.shape
         by = change.data_ptr() if change is not None else None
         self._norm(x.data_ptr(), by, weight.data_ptr(), out.data_ptr(), rows, width, eps, torch.get_num_threads())

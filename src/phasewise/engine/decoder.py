@@ -83,7 +83,8 @@ class Decoder:
         """
         batch = Batch(rows, self.cache.block_tokens, self.cache.pages, self.context, self.shape.vocab)
         norm, eps, watch = self.pointwise.norm, self.shape.eps, self.hooks.hidden
-        x = self.embedding.index_select(0, batch.tokens)
+        # In float32 all the way: rounded to bfloat16 at every layer it would be the largest error of all.
+        x = self.embedding.index_select(0, batch.tokens).float()
         change: torch.Tensor | None = None
         for index, layer in enumerate(self.layers):
             states = norm(x, change, layer.first_norm, eps)

@@ -52,12 +52,6 @@ inline u16 rounded_bits(v16 x) {
     return x == x ? bits + 0x7fff + ((bits >> 16) & 1) : bits | 0x400000;
 }
 
-inline Pair rounded(Pair x, float) { return x; }
-
-inline Pair rounded(Pair x, half) {
-    return {(v16)(rounded_bits(x.a) & 0xffff0000), (v16)(rounded_bits(x.b) & 0xffff0000)};
-}
-
 inline void store(float *to, Pair x) { memcpy(to, &x, 128); }
 
 inline void store(half *to, Pair x) {
@@ -85,6 +79,21 @@ template <typename T> inline void store(T *to, Pair x, int64_t count) {
     T part[32];
     store(part, x);
     memcpy(to, part, count * sizeof(T));
+}
+
+// And back into the order of float32.
+inline void store_like(float *to, Pair x, float) { store(to, x); }
+
+inline void store_like(float *to, Pair x, half) {
+    const i16 zip = LANE / 2 + (LANE & 1) * 16;
+    store(to, Pair{__builtin_shuffle(x.a, x.b, zip), __builtin_shuffle(x.a, x.b, zip + 8)});
+}
+
+template <typename T> inline void store_like(float *to, Pair x, int64_t count) {
+    if (count >= 32) return store_like(to, x, T());
+    float part[32];
+    store_like(part, x, T());
+    memcpy(to, part, count * sizeof(float));
 }
 
 inline v16 larger(v16 a, v16 b) { return a > b ? a : b; }
@@ -141,25 +150,26 @@ inline Pair scaled(Pair x, float scale, Pair weight) { return {x.a * scale * wei
 
 inline float norm_scale(v16 squares, int64_t width, float eps) { return 1.0f / sqrtf(sum(squares) / width + eps); }
 
+// The sum stays in float32, whatever the numbers beside it: it is rounded at every layer otherwise.
 template <typename T>
-void norm(T *x, const T *change, const T *weight, T *out, int64_t rows, int64_t width, float eps, int threads) {
+void norm(float *x, const T *change, const T *weight, T *out, int64_t rows, int64_t width, float eps, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * width > 65536)
     for (int64_t row = 0; row < rows; row++) {
-        T *mine = x + row * width;
+        float *mine = x + row * width;
         const T *more = change ? change + row * width : nullptr;
         v16 squares = {};
         for (int64_t i = 0; i < width; i += 32) {
-            Pair value = load(mine + i, width - i);
+            Pair value = load_like<T>(mine + i, width - i);
             if (more) {
                 Pair by = load(more + i, width - i);
-                value = rounded({value.a + by.a, value.b + by.b}, T());
-                store(mine + i, value, width - i);
+                value = {value.a + by.a, value.b + by.b};
+                store_like<T>(mine + i, value, width - i);
             }
             add_squares(squares, value);
         }
         float scale = norm_scale(squares, width, eps);
         for (int64_t i = 0; i < width; i += 32)
-            store(out + row * width + i, scaled(load(mine + i, width - i), scale, load(weight + i, width - i)), width - i);
+            store(out + row * width + i, scaled(load_like<T>(mine + i, width - i), scale, load(weight + i, width - i)), width - i);
     }
 }
 
@@ -475,7 +485,7 @@ void prompt(const T *rows, int64_t n, int64_t row_heads, int heads, int kv_heads
 }  // namespace
 
 #define FACE(name, T)                                                                                                   \
-    extern "C" void norm_##name(T *x, const T *change, const T *weight, T *out, int64_t rows, int64_t width, float eps,  \
+    extern "C" void norm_##name(float *x, const T *change, const T *weight, T *out, int64_t rows, int64_t width, float eps,  \
                                 int threads) {                                                                          \
         norm<T>(x, change, weight, out, rows, width, eps, threads);                                                     \
     }                                                                                                                   \

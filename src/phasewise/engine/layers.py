@@ -64,22 +64,26 @@ class Building:
     def build(self) -> Layers:
         """All layers; afterwards the mapping holds only what the model has no use for."""
         shape = self.shape
-        embedding = self._take("model.embed_tokens.weight", shape.vocab, shape.hidden)
+        embedding = self._keep("model.embed_tokens.weight", shape.vocab, shape.hidden)
         layers = [self._layer(index) for index in range(shape.layers)]
-        norm = self._take("model.norm.weight", shape.hidden)
+        norm = self._keep("model.norm.weight", shape.hidden)
         if shape.tied:
             self.tensors.pop("lm_head.weight", None)
         head = embedding if shape.tied else self._take("lm_head.weight", shape.vocab, shape.hidden)
         return Layers(embedding, layers, norm, linear(head, None, self.packed))
 
-    def _take(self, name: str, *size: int) -> torch.Tensor:
+    def _take(self, name: str, *size: int, copy: bool = False) -> torch.Tensor:
         try:
             tensor = self.tensors.pop(name)
         except KeyError:
             raise InputError(f"the weights have no tensor {name}") from None
         if tuple(tensor.shape) != size:
             raise InputError(f"tensor {name} is {list(tensor.shape)}, and the model's shape asks for {list(size)}")
-        return tensor.to(self.dtype)
+        return tensor.to(self.dtype, copy=copy, memory_format=torch.contiguous_format)
+
+    def _keep(self, name: str, *size: int) -> torch.Tensor:
+        """A copy of a tensor that is used as it is: the one given may be part of a file, which would stay mapped for it."""
+        return self._take(name, *size, copy=True)
 
     def _linear(self, names: Sequence[str], rows: Sequence[int], inputs: int, bias: bool = False) -> Linear:
         """One map of several projections, their outputs side by side."""
@@ -94,11 +98,11 @@ class Building:
         attention = f"{name}.self_attn"
         norms = None
         if shape.qk_norm:
-            q, k = (self._take(f"{attention}.{part}_norm.weight", shape.head_dim) for part in "qk")
+            q, k = (self._keep(f"{attention}.{part}_norm.weight", shape.head_dim) for part in "qk")
             norms = HeadNorms(q, k, shape.eps)
         sparse = shape.experts is not None and index in shape.experts.layers
         return Layer(
-            first_norm=self._take(f"{name}.input_layernorm.weight", shape.hidden),
+            first_norm=self._keep(f"{name}.input_layernorm.weight", shape.hidden),
             qkv=self._linear(
                 [f"{attention}.{part}_proj" for part in "qkv"],
                 [width, kv_width, kv_width],
@@ -107,7 +111,7 @@ class Building:
             ),
             head_norms=norms,
             out=self._linear([f"{attention}.o_proj"], [shape.hidden], width, shape.out_bias),
-            second_norm=self._take(f"{name}.post_attention_layernorm.weight", shape.hidden),
+            second_norm=self._keep(f"{name}.post_attention_layernorm.weight", shape.hidden),
             network=self._mixture(index, f"{name}.mlp") if sparse else self._network(f"{name}.mlp"),
             window=shape.window if index in shape.window_layers else None,
         )
@@ -128,6 +132,6 @@ class Building:
             (linear(up, None, self.packed), linear(low, None, self.packed))
             for up, low in zip(gate_up, down, strict=True)
         ]
-        router = self._take(f"{name}.router.weight", experts.count, hidden)
+        router = self._keep(f"{name}.router.weight", experts.count, hidden)
         routed: Routed | None = partial(self.routed, index) if self.routed is not None else None
         return Mixture(router, networks, experts.active, experts.renormalise, self.pointwise, routed)

@@ -12,7 +12,7 @@ class Pointwise(Protocol):
     """The face that torch and compiled kernels share."""
 
     def norm(self, x: torch.Tensor, change: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """RMSNorm of `x + change`, over the last dimension; the sum is left in `x`."""
+        """RMSNorm of `x + change` over the last dimension, in the dtype of `weight`; the sum is left in `x`, a float32."""
 
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         """SiLU of the first half of the last dimension, times the second half."""
@@ -24,7 +24,7 @@ class TorchPointwise:
     def norm(self, x: torch.Tensor, change: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
         if change is not None:
             x += change
-        return F.rms_norm(x, weight.shape, weight, eps)
+        return F.rms_norm(x, weight.shape, weight.float(), eps).to(weight.dtype)
 
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up.chunk(2, -1)

@@ -7,6 +7,7 @@ activation, quantised weights, an unknown rotary scaling) is an InputError here,
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -97,6 +98,14 @@ class Shape(msgspec.Struct, frozen=True):
         return 2 * self.kv_heads * self.head_dim
 
 
+def shape_in(folder: Path) -> Shape:
+    """The shape of a Hugging Face folder's model. InputError as `shape_of`, and for files that cannot be read."""
+    config, generation = folder / "config.json", folder / "generation_config.json"
+    if not config.is_file():
+        raise InputError("no config.json: not a Hugging Face model", str(folder))
+    return shape_of(_table(config), _table(generation) if generation.is_file() else None, str(config))
+
+
 def shape_of(config: dict[str, Any], generation: dict[str, Any] | None = None, where: str = "config.json") -> Shape:
     """The shape that a decoded `config.json` describes; `generation` is the decoded `generation_config.json` beside it.
 
@@ -143,6 +152,15 @@ def shape_of(config: dict[str, Any], generation: dict[str, Any] | None = None, w
         end_ids=tuple(dict.fromkeys((*ends, *_ids(fields, config), *_ids(fields, generation or {})))),
         bos=_bos(fields, 1 if ends or family in ("llama", "mistral", "mixtral") else None),
     )
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except OSError as e:
+        raise InputError(f"cannot be read: {e.strerror}", str(path)) from e
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise InputError(f"not a JSON table: {e}", str(path)) from e
 
 
 def few(count: int, what: str, where: str) -> int:

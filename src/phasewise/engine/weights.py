@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
 import torch
 
 from phasewise.core.errors import InputError
 from phasewise.engine.gguffile import GgufFile
 from phasewise.engine.llamacpp import gguf_shape, parts, permuted_heads, stretched
-from phasewise.engine.shape import Shape, shape_of
+from phasewise.engine.shape import Shape, shape_in
 from phasewise.engine.shards import Shards
 
 Index = tuple[Any, ...]
@@ -168,10 +167,7 @@ def hub_parts(shape: Shape, name: str, stored: dict[str, Any] | None = None) -> 
 
 
 def _from_folder(folder: Path) -> Model:
-    if not (folder / "config.json").is_file():
-        raise InputError("no config.json: not a Hugging Face model", str(folder))
-    config, generation = _table(folder / "config.json"), folder / "generation_config.json"
-    shape = shape_of(config, _table(generation) if generation.is_file() else None, str(folder / "config.json"))
+    shape = shape_in(folder)
     shards = Shards(folder)
     return Model(shape, shards, shards.shapes, lambda name: hub_parts(shape, name, shards.shapes), str(folder))
 
@@ -186,15 +182,6 @@ def model_of(file: GgufFile) -> Model:
     return Model(
         shape, file, stored, lambda name: parts(shape, name), file.where, lambda name: permuted_heads(shape, name)
     )
-
-
-def _table(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except OSError as e:
-        raise InputError(f"cannot be read: {e.strerror}", str(path)) from e
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"not a JSON table: {e}", str(path)) from e
 
 
 def _unpermuted(whole: torch.Tensor, heads: int) -> torch.Tensor:

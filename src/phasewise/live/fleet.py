@@ -89,6 +89,8 @@ class LiveService:
         self._settling = False
         self._closed = False
         self._wrong: Fell | None = None
+        self._last = ""
+        self._kept: RunLog | None = None
         self._changed: asyncio.Event | None = None
         self._context: zmq.Context[Any] | None = None
 
@@ -119,7 +121,7 @@ class LiveService:
         if self._wrong is not None or not self.ready:
             wrong = self._wrong
             await self.close()
-            raise InputError(wrong.reason if wrong else "no replica could be started")
+            raise InputError(wrong.reason if wrong else f"no replica could be started: {self._last}")
 
     async def drain(self, within_s: float) -> None:
         """Take no more; what is left when the time is over is cancelled."""
@@ -130,9 +132,9 @@ class LiveService:
             await self._idle(_LAST_S)
 
     async def close(self) -> RunLog | None:
-        """End all that is inside, stop the processes, and give the log its name. The log."""
+        """End all that is inside, stop the processes, and give the log its name. The log; again if it was closed already."""
         if self._closed or self._changed is None:
-            return None
+            return self._kept
         await self.drain(0.0)
         self._closed = True
         for i, member in enumerate(self._members):
@@ -150,7 +152,8 @@ class LiveService:
         self._settling = True  # nothing more is to go out
         assert self._context is not None
         self._context.term()
-        return await asyncio.to_thread(self._join)
+        self._kept = await asyncio.to_thread(self._join)
+        return self._kept
 
     def _join(self) -> RunLog | None:
         if self._part is None or self._log is None:
@@ -328,8 +331,11 @@ class LiveService:
             _LOG.error("replica %d is lost: %s", i, fell.reason)
             self._bereave(i)
         else:
-            _LOG.error("replica %d does not start: %s", i, fell.reason)
-            self._wrong = fell if fell.wrong else self._wrong
+            self._last = fell.reason
+            if fell.wrong and not any(each.up_ns for each in self._members):
+                self._wrong = fell  # and `start` says so
+            else:
+                _LOG.error("replica %d does not start: %s", i, fell.reason)
             if member.given_up:
                 self._take(Lost(i))
         member.timer = asyncio.get_running_loop().call_later(member.wait_s, self._again, i)

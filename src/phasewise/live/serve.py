@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import signal
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import uvicorn
 
@@ -17,8 +19,16 @@ from phasewise.live.gateway import Gateway
 from phasewise.live.service import Service
 from phasewise.live.sockets import guarded
 
+_LOG = logging.getLogger("phasewise.live")
 _ENDS = (signal.SIGTERM, signal.SIGINT)
 _LAST_S = 2  # for what was cancelled at the end of a drain to say so to its clients
+
+
+class Ends(NamedTuple):
+    """How a service is told to end: `stop` takes no more and finishes what is inside, `hurry` ends that too."""
+
+    stop: asyncio.Event
+    hurry: asyncio.Event
 
 
 class _Server(uvicorn.Server):
@@ -55,13 +65,13 @@ async def serve(
     gateway: Gateway,
     service: Service,
     listener: socket.socket,
+    ends: Ends,
     drain_s: float = 30.0,
     begun: Callable[[], None] = lambda: None,
-    stop: asyncio.Event | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT (or `stop`), then for at most `drain_s`; a second signal ends it at once.
+    """Serve until told to stop, then for at most `drain_s`, or until told to hurry.
 
-    `begun` is called when requests are answered. Signals are looked at on the main thread only, where they can be.
+    `begun` is called when requests are answered.
     """
     limits = gateway.limits
     config = uvicorn.Config(
@@ -77,38 +87,42 @@ async def serve(
         timeout_graceful_shutdown=_LAST_S,
     )
     server = _Server(config, begun)
-    stop, hurry = stop or asyncio.Event(), asyncio.Event()
-    with _signals(lambda: (hurry if stop.is_set() else stop).set()):
-        serving = asyncio.create_task(server.serve([listener]))
-        await _first(serving, stop.wait())
-        draining = asyncio.create_task(service.drain(drain_s))
-        await _first(draining, hurry.wait())
-        draining.cancel()
-        await asyncio.gather(draining, return_exceptions=True)
-        if hurry.is_set():
-            await service.drain(0.0)
-        server.should_exit = True
-        await serving
+    stop, hurry = ends
+    serving = asyncio.create_task(server.serve([listener]))
+    await first(serving, stop)
+    if stop.is_set():
+        load = service.load()
+        inside = load.waiting + load.running
+        _LOG.info("told to stop; %d requests are inside and have %g s to finish", inside, drain_s)
+    draining = asyncio.create_task(service.drain(drain_s))
+    await first(draining, hurry)
+    draining.cancel()
+    await asyncio.gather(draining, return_exceptions=True)
+    if hurry.is_set():
+        await service.drain(0.0)
+    server.should_exit = True
+    await serving
 
 
-async def _first(task: asyncio.Task[None], event: Coroutine[None, None, object]) -> None:
+async def first(task: asyncio.Task[None], event: asyncio.Event) -> None:
     """Wait for a task or an event."""
-    waiting = asyncio.ensure_future(event)
+    waiting = asyncio.create_task(event.wait())
     await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
 
 
 @contextlib.contextmanager
-def _signals(told: Callable[[], None]) -> Iterator[None]:
-    """`told` is called for each signal to end."""
+def signalled() -> Iterator[Ends]:
+    """SIGTERM and SIGINT as events, on the main thread only, where they can be looked at."""
+    ends = Ends(asyncio.Event(), asyncio.Event())
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield ends
         return
     loop = asyncio.get_running_loop()
     for number in _ENDS:
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, lambda: (ends.hurry if ends.stop.is_set() else ends.stop).set())
     try:
-        yield
+        yield ends
     finally:
         for number in _ENDS:
             loop.remove_signal_handler(number)
