@@ -79,29 +79,20 @@ class Stamper:
 
 
 def host(deployment: str) -> None:
-    """The server's process: what `phasewise serve` does, with engines that stamp."""
+    """The server's process: `phasewise serve`, but that its engines stamp."""
     from gateway import Stamping  # by a name that a worker can import, which this script's own is not
 
-    from phasewise.build import served
-    from phasewise.cli.serve import _runner
-    from phasewise.control.deployment import deployment_from, read_mapping
-    from phasewise.live.fleet import LiveService
-    from phasewise.live.gateway import Gateway
-    from phasewise.live.serve import listen, serve
+    import phasewise.cli.serve as command
+    from phasewise.cli.entry import main
 
-    found = served(deployment_from(read_mapping(Path(deployment)), deployment), modelled=True, where=deployment)
+    served = command.served
 
-    async def main() -> None:
-        listener = listen("127.0.0.1", 0)
-        service = LiveService(found.resolved, Stamping(found.factory), found.text, name="stamps")
-        try:
-            await service.start()
-            print(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", file=sys.stderr, flush=True)
-            await serve(Gateway(service), service, listener, drain_s=0.0)
-        finally:
-            await service.close()
+    def stamping(*args: Any, **kwargs: Any) -> Any:
+        found = served(*args, **kwargs)
+        return found._replace(factory=Stamping(found.factory))
 
-    _runner()(main())
+    command.served = stamping
+    sys.exit(main(["serve", deployment, "--modelled", "--port", "0", "--drain", "0"]))
 
 
 def bare(streams: int, bursts: int, tokens: int) -> None:
@@ -154,7 +145,7 @@ class Told:
 
 def ask(port: int, streams: int, tokens: int) -> tuple[list[Told], float]:
     """All streams together, read as their bytes come; and the seconds from the first question to the last answer."""
-    body = {"model": "stamps", "prompt": "how late?", "max_tokens": tokens, "ignore_eos": True, "stream": True}
+    body = {"prompt": "how late?", "max_tokens": tokens, "ignore_eos": True, "stream": True}
     asked, told, poll = request("/v1/completions", body), [], select.epoll()
     begun = time.perf_counter()
     for _ in range(streams):

@@ -21,9 +21,12 @@ _ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)/v1")
 
 
 class Server:
-    """`python ARGUMENTS` from its start to its end; what it says on stderr is kept. `port` is set once it serves."""
+    """`python ARGUMENTS` from its start to its end; what it says on stderr is kept. `port` is set once it serves.
 
-    def __init__(self, arguments: Sequence[str], env: dict[str, str] | None = None) -> None:
+    With `session` its processes are a group of their own, as those of a command in a terminal are.
+    """
+
+    def __init__(self, arguments: Sequence[str], env: dict[str, str] | None = None, session: bool = False) -> None:
         self.begun_s = time.perf_counter()
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -32,6 +35,7 @@ class Server:
             text=True,
             errors="replace",
             env=os.environ | (env or {}),
+            start_new_session=session,
         )
         self.pid = self.process.pid
         self.port = 0
@@ -45,9 +49,9 @@ class Server:
             self.process.kill()
             raise SystemExit("the server does not start:\n" + "\n".join(self.lines[-20:]))
 
-    def said(self) -> list[dict[str, Any]]:
-        """The lines of its log."""
-        return [json.loads(line) for line in self.lines if line.startswith("{")]
+    def said(self, key: str) -> list[dict[str, Any]]:
+        """The lines of its log that have this key."""
+        return [json.loads(line) for line in self.lines if line.startswith("{") and f'"{key}":' in line]
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -94,6 +98,15 @@ def memory_mib(pid: int) -> tuple[float, float]:
 def descriptors(pid: int) -> int:
     """Files, sockets and pipes that it has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that is dead and was not waited for does not."""
+    return _stat(pid)[:1] not in ([], ["Z"])
 
 
 def _pids() -> list[int]:

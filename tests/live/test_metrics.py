@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from phasewise.core.action import Outcome
+from phasewise.live.metrics import Gaps
 from phasewise.live.service import Load
 from serving import Board, FakeStream, says
 
@@ -71,3 +73,16 @@ def test_what_breaks_is_no_success() -> None:
     assert seen["vllm:request_success_total{finished_reason=abort}"] == 1
     assert seen["vllm:generation_tokens_total"] == 4
     assert seen["vllm:e2e_request_latency_seconds_count"] == 0
+
+
+def test_gaps_are_counted_as_the_librarys_own_histogram_counts_them() -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    bounds = (0.001, 0.5, 1.0, 2.5)
+    gaps = Gaps("gap_seconds", "Between two.", "tiny", bounds)
+    ours.register(gaps)
+    each = Histogram("gap_seconds", "Between two.", ["model_name"], buckets=bounds, registry=theirs).labels("tiny")
+    for value in (0.0, 0.001, 0.0011, 0.5, 0.75, 1.0, 2.5, 2.6, 1e9):
+        gaps.observe(value)
+        each.observe(value)
+    want = [line for line in generate_latest(theirs).splitlines() if b"_created" not in line]
+    assert generate_latest(ours).splitlines() == want
