@@ -66,7 +66,7 @@ class Part:
                 os.ftruncate(self._file, max((end for end, *_ in frames(path)), default=len(MAGIC)))
         except BlockingIOError:
             self.close()
-            raise LogError(f"{path}: another process writes it; give this run a log of another name") from None
+            raise _in_use(path) from None
         except BaseException:
             self.close()
             raise
@@ -105,9 +105,12 @@ def parts_of(path: str | Path) -> list[Path]:
 
 def rescue(path: str | Path) -> RunLog | None:
     """Join what an earlier run that was killed has left of the log `path`, under the first name of `path.1`, `path.2`, ... that
-    is free. None if it has left nothing."""
-    if not parts_of(path):
+    is free. None if it has left nothing. LogError if the run is still going on."""
+    parts = parts_of(path)
+    if not parts:
         return None
+    for part in parts:
+        _check_left(part)
     names = (f"{path}.{i}" for i in count(1))
     return join(path, next(name for name in names if not Path(name).exists()))
 
@@ -169,6 +172,21 @@ class Arrivals:
         span_ns = self._last_ns - self._first_ns
         rate = (self._requests - 1) * NS_PER_S / span_ns if span_ns else None
         return {"requests": self._requests, "mean_rate_rps": rate}
+
+
+def _check_left(part: Path) -> None:
+    """LogError if somebody writes to it."""
+    try:
+        with part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(part) from None
+    except OSError as error:
+        raise LogError(f"{part}: cannot be read: {error.strerror}") from None
+
+
+def _in_use(path: Path) -> LogError:
+    return LogError(f"{path}: another process writes it; give this run a log of another name")
 
 
 def _header(path: Path) -> Header:
