@@ -62,6 +62,17 @@ over("worker: first prompt and token")
 import json
 print(json.dumps(dict(zip(names, spans))))
 """
+FIRST = """
+import json, sys, time
+import torch
+from phasewise.engine.builtin import resolve_model
+from phasewise.engine.compiled import kernels
+begun = time.perf_counter()
+resolve_model(None)
+unpacked = time.perf_counter()
+kernels(getattr(torch, sys.argv[1]))
+print(json.dumps({"first start: weights unpacked": unpacked - begun, "kernels compiled": time.perf_counter() - unpacked}))
+"""
 
 
 def ask(port: int, prompt: str, tokens: int, times: int = 1) -> str:
@@ -132,16 +143,23 @@ def main() -> None:
         sizes = (f"{each:,.0f}" for each in mib)
         table.add_row(what, f"{served_s:.2f}", f"{answered_s:.2f}", f"{mark_s:g}", *sizes, f"{MARK_MIB:,.0f}")
     Console(width=150).print(table)
-    parts = []
-    for _ in range(options.runs):
-        done = subprocess.run([sys.executable, "-c", PARTS, options.dtype], check=True, capture_output=True, text=True)
-        parts.append(json.loads(done.stdout))
-    table = Table(title="a warm start, part by part")
+    table = Table(title="part by part")
     table.add_column("part")
     table.add_column("s", justify="right")
-    for part in parts[0]:
-        table.add_row(part, f"{statistics.median(each[part] for each in parts):.2f}")
+    for script in (PARTS, FIRST):
+        runs_of = [_parts(script, options.dtype) for _ in range(options.runs)]
+        for part in runs_of[0]:
+            table.add_row(part, f"{statistics.median(each[part] for each in runs_of):.2f}")
     Console(width=150).print(table)
+
+
+def _parts(script: str, dtype: str) -> dict[str, float]:
+    """Seconds by part, of one fresh process; with an empty cache for what only a first start does."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = {"XDG_CACHE_HOME": folder} if script is FIRST else {}
+        command, env = [sys.executable, "-c", script, dtype], os.environ | cache
+        done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":
