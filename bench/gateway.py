@@ -12,6 +12,7 @@ another. `bare` is a process that does no more than send as many bytes at once t
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import select
@@ -143,12 +144,16 @@ class Told:
         return b"data: [DONE]" in b"".join(piece for _, piece in self.pieces[-3:])
 
 
-def ask(port: int, streams: int, tokens: int) -> tuple[list[Told], float]:
-    """All streams together, read as their bytes come; and the seconds from the first question to the last answer."""
+def ask(port: int, streams: int, tokens: int, bursts: int = 1) -> tuple[list[Told], float]:
+    """All streams together, read as their bytes come; and the seconds from the first question to the last answer.
+
+    The first `bursts` of them begin apart from one another, and with them the steps of as many replicas, asked in turn.
+    """
     body = {"prompt": "how late?", "max_tokens": tokens, "ignore_eos": True, "stream": True}
     asked, told, poll = request("/v1/completions", body), [], select.epoll()
     begun = time.perf_counter()
-    for _ in range(streams):
+    for k in range(streams):
+        time.sleep(1 / RATE / bursts if 0 < k < bursts else 0.0)
         connection = socket.create_connection(("127.0.0.1", port))
         connection.sendall(asked)
         connection.setblocking(False)
@@ -156,6 +161,8 @@ def ask(port: int, streams: int, tokens: int) -> tuple[list[Told], float]:
         poll.register(connection, select.EPOLLIN)
     by = {each.asked.fileno(): each for each in told}
     clock = time.monotonic_ns
+    gc.collect()
+    gc.disable()  # a client that stops to sweep would read late
     while by:
         for fd, _ in poll.poll():
             each = by[fd]
@@ -168,6 +175,7 @@ def ask(port: int, streams: int, tokens: int) -> tuple[list[Told], float]:
                 poll.unregister(fd)
                 each.asked.close()
                 del by[fd]
+    gc.enable()
     return told, time.perf_counter() - begun
 
 
@@ -176,7 +184,7 @@ def unaided(streams: int, bursts: int, seconds: float) -> tuple[str, ...]:
     tokens = int(seconds * RATE)
     server = Server([__file__, "--bare", f"{streams},{bursts},{tokens}"])
     server.wait()
-    told, took_s = ask(server.port, streams, tokens)
+    told, took_s = ask(server.port, streams, tokens, bursts)
     server.process.wait(20)
     return _row(f"{streams}", f"{bursts}, bare", told, tokens, took_s, (0.0, 0.0))
 
@@ -189,10 +197,10 @@ def measured(streams: int, replicas: int, seconds: float, folder: Path) -> tuple
     try:
         server.wait()
         tokens = int(seconds * RATE)
-        ask(server.port, 2, 5)
+        ask(server.port, replicas, 5)
         workers = children(server.pid)
         before = cpu_s(server.pid), sum(map(cpu_s, workers))
-        told, took_s = ask(server.port, streams, tokens)
+        told, took_s = ask(server.port, streams, tokens, replicas)
         after = cpu_s(server.pid), sum(map(cpu_s, workers))
     finally:
         server.process.terminate()

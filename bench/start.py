@@ -4,7 +4,8 @@
 
 `warm` has the unpacked weights and the compiled kernels in its cache, `first` an empty cache. Then where a warm start goes,
 one thing after the other in a fresh process, as the gateway and its worker do it. Resident memory is of the two processes
-together, with what they share counted once: after the first answer, and when the keys and values have all been written.
+together, with what they share counted once: after the first answer, and once in each kind of start when the keys and values
+have nearly all been written.
 """
 
 from __future__ import annotations
@@ -62,6 +63,17 @@ over("worker: first prompt and token")
 import json
 print(json.dumps(dict(zip(names, spans))))
 """
+FIRST = """
+import json, sys, time
+import torch
+from phasewise.engine.builtin import resolve_model
+from phasewise.engine.compiled import kernels
+begun = time.perf_counter()
+resolve_model(None)
+unpacked = time.perf_counter()
+kernels(getattr(torch, sys.argv[1]))
+print(json.dumps({"first start: weights unpacked": unpacked - begun, "kernels compiled": time.perf_counter() - unpacked}))
+"""
 
 
 def ask(port: int, prompt: str, tokens: int, times: int = 1) -> str:
@@ -82,8 +94,9 @@ def ask(port: int, prompt: str, tokens: int, times: int = 1) -> str:
     return str(json.loads(last.partition(b"\r\n\r\n")[2])["choices"][0]["message"]["content"])
 
 
-def started(dtype: str, cache: str | None) -> tuple[float, ...]:
-    """Seconds until it serves and has answered, MiB after that and after much work: of the gateway, the worker and both."""
+def started(dtype: str, cache: str | None, fill: bool) -> list[float]:
+    """Seconds until it serves and has answered, and MiB after that of the gateway, the worker and both; with `fill`, once more
+    after much work."""
     server = Server(
         ["-m", "phasewise", "serve", "--port", "0", "--dtype", dtype], {"XDG_CACHE_HOME": cache} if cache else None
     )
@@ -93,12 +106,13 @@ def started(dtype: str, cache: str | None) -> tuple[float, ...]:
         assert ask(server.port, "What is the capital of France?", 8)
         answered_s = time.perf_counter() - server.begun_s
         rested = [memory_mib(pid)[1] for pid in family(server.pid)]
-        ask(server.port, "word " * 1200, 16, 24)
-        worked = [memory_mib(pid)[1] for pid in family(server.pid)]
+        if fill:
+            ask(server.port, "word " * 1200, 8, 20)
+        worked = [memory_mib(pid)[1] for pid in family(server.pid)] if fill else []
     finally:
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(30)
-    return served_s, answered_s, *rested, sum(rested), *worked, sum(worked)
+    return [served_s, answered_s, *rested, sum(rested), *worked, *([sum(worked)] if fill else [])]
 
 
 def main() -> None:
@@ -122,26 +136,34 @@ def main() -> None:
     )
     for heading in (*headings, "mark"):
         table.add_column(heading, justify="right")
-    started(options.dtype, None)
+    started(options.dtype, None, False)
     for what, mark_s in MARKS_S.items():
         runs = []
-        for _ in range(options.runs):
+        for k in range(options.runs):
             with tempfile.TemporaryDirectory() as folder:
-                runs.append(started(options.dtype, folder if what == "first" else None))
-        served_s, answered_s, *mib = map(statistics.median, zip(*runs, strict=True))
+                runs.append(started(options.dtype, folder if what == "first" else None, k == 0))
+        served_s, answered_s, *mib = map(statistics.median, zip(*runs, strict=False))
+        mib += runs[0][len(mib) + 2 :]
         sizes = (f"{each:,.0f}" for each in mib)
         table.add_row(what, f"{served_s:.2f}", f"{answered_s:.2f}", f"{mark_s:g}", *sizes, f"{MARK_MIB:,.0f}")
     Console(width=150).print(table)
-    parts = []
-    for _ in range(options.runs):
-        done = subprocess.run([sys.executable, "-c", PARTS, options.dtype], check=True, capture_output=True, text=True)
-        parts.append(json.loads(done.stdout))
-    table = Table(title="a warm start, part by part")
+    table = Table(title="part by part")
     table.add_column("part")
     table.add_column("s", justify="right")
-    for part in parts[0]:
-        table.add_row(part, f"{statistics.median(each[part] for each in parts):.2f}")
+    for script in (PARTS, FIRST):
+        runs_of = [_parts(script, options.dtype) for _ in range(options.runs)]
+        for part in runs_of[0]:
+            table.add_row(part, f"{statistics.median(each[part] for each in runs_of):.2f}")
     Console(width=150).print(table)
+
+
+def _parts(script: str, dtype: str) -> dict[str, float]:
+    """Seconds by part, of one fresh process; with an empty cache for what only a first start does."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = {"XDG_CACHE_HOME": folder} if script is FIRST else {}
+        command, env = [sys.executable, "-c", script, dtype], os.environ | cache
+        done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ Logprob = tuple[int, float, str]
 """A token, its logarithmic probability, and its text."""
 
 
-class Emitted(msgspec.Struct, frozen=True, array_like=True, tag=61):
+class Emitted(msgspec.Struct, frozen=True, array_like=True, tag=61, gc=False):
     """Up: output token number `index` (from 0) of a request, and the text that can be shown from it on.
 
     The text of several tokens may come with the last of them: half a character, or what may be the beginning of a stop, is held
