@@ -116,6 +116,9 @@ class Worker:
         if due_ns is not None and due_ns <= clock.now_ns:
             self._advance()
             return True
+        if due_ns is None and self._ledger.free != self._told_free:
+            self._told_free = self._ledger.free
+            self._wire.send(Standing(self._told_free))
         if alarms:
             due_ns = alarms[0] if due_ns is None else min(due_ns, alarms[0])
         return self._sleep(due_ns)
@@ -154,7 +157,8 @@ class Worker:
         """One iteration: its tokens first, then what follows from it."""
         done = self._engine.advance()
         now_ns, tokens = self._clock.now_ns, self._tokens
-        self._wire.send(Burst(self._run_id, now_ns, now_ns - self._since_ns, self._ledger.free, tokens, self._begun))
+        self._told_free = free = self._ledger.free
+        self._wire.send(Burst(self._run_id, now_ns, now_ns - self._since_ns, free, tokens, self._begun))
         self._since_ns = now_ns
         if self._begun:
             self._begun = []
@@ -164,9 +168,6 @@ class Worker:
             for request in done.ended:
                 self._known.pop(request, None)
             self._settle()
-            if self._engine.due_ns() is None and self._ledger.free != self._told_free:
-                self._told_free = self._ledger.free
-                self._wire.send(Standing(self._told_free))
 
     def _settle(self) -> None:
         """Write down what has happened, then let it be heard."""
