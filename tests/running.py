@@ -109,7 +109,7 @@ class Asked(threading.Thread):
 
     text: str
     reason: str | None
-    error: openai.APIError | None
+    error: openai.APIError | httpx.TransportError | None
 
     def run(self) -> None:
         more = {"ignore_eos": True}
@@ -126,7 +126,7 @@ class Asked(threading.Thread):
                 self.reason = event.choices[0].finish_reason or self.reason
                 if self.text:
                     self.begun.set()
-        except openai.APIError as error:
+        except (openai.APIError, httpx.TransportError) as error:
             self.error = error
         finally:
             self.begun.set()

@@ -99,7 +99,7 @@ def test_who_leaves_holds_no_block_after_the_step(tmp_path: Path) -> None:
     records = list(log.records(1))
     at = next(k for k, (_, event, _) in enumerate(records) if isinstance(event, Cancel))
     cancelled_ns, _, _ = records[at]
-    done_ns, done, actions = next(record for record in records[at:] if Cancelled(0, 0) in record[2])
+    done_ns, done, actions = next(r for r in records[at:] if any(isinstance(a, Cancelled) for a in r[2]))
     assert isinstance(done, StepDone)
     assert Forget(0) in actions
     # The step that was being computed was the last one.
@@ -108,7 +108,7 @@ def test_who_leaves_holds_no_block_after_the_step(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_killed(tmp_path: Path) -> None:
     with Running(tmp_path, "--modelled", "--log", "run.log") as server:
-        answers = [Asked(server, 600) for _ in range(4)]
+        answers = [Asked(server, 400) for _ in range(4)]
         heard = len(server.said)
         first = server.worker()
         os.kill(first, signal.SIGKILL)
@@ -116,21 +116,21 @@ def test_a_worker_that_is_killed(tmp_path: Path) -> None:
         for answer in answers:
             assert answer.over().error is None
             assert answer.reason == "length"
-        assert {answer.text for answer in answers} == {said(k, 600) for k in range(4)}
+        assert {answer.text for answer in answers} == {said(k, 400) for k in range(4)}
         log = stopped(server, tmp_path, 4)
-    assert sorted(log.tables.requests["attempts"]) == [2, 2, 2, 2]
+    assert list(log.tables.requests["attempts"]) == [1, 1, 1, 1]
 
 
 def test_a_drain_finishes_what_is_inside(tmp_path: Path) -> None:
     with Running(tmp_path, "--modelled", "--log", "run.log") as server:
-        answer = Asked(server, 800)
+        answer = Asked(server, 500)
         server.signal(signal.SIGTERM)
         server.hear(lambda line: "told to stop; 1 requests are inside" in line)
         late = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x"})
         assert (late.status_code, late.json()["error"]["code"]) == (503, "draining")
         assert int(late.headers["retry-after"]) >= 1
         assert server.http.get("/ready").json() == {"status": "draining"}
-        assert answer.over().text == said(0, 800)
+        assert answer.over().text == said(0, 500)
         assert server.ended() == 0
     log = RunLog.read(tmp_path / "run.log")
     assert log.summary["completed"] == 1
