@@ -96,15 +96,21 @@ def served(
 def _weights(deployment: Deployment, model: str | None, where: str | None) -> tuple[Path, str]:
     """The folder of a model's weights, and what clients call it."""
     if model is not None:
-        folder = resolve_model(model)
-        builtin = model.lower() == BUILTIN.lower()
-        return folder, BUILTIN if builtin else Path(model).expanduser().resolve().name.removesuffix(".gguf")
+        builtin = model.lower() == BUILTIN.lower() and not Path(model).exists()
+        return resolve_model(model), BUILTIN if builtin else _named(Path(model))
     if deployment.model == HERE.model:
         return resolve_model(None), BUILTIN
     path = Path(deployment.model).expanduser()
-    if path.name == "config.json" and path.is_file():
-        return resolve_model(path.parent), path.resolve().parent.name
+    if path.name == "config.json":
+        path = path.parent
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        return resolve_model(path), _named(path)
     raise InputError(f"the weights of {deployment.model} are not here; give --model FOLDER or FILE.gguf", where)
+
+
+def _named(path: Path) -> str:
+    """What clients call a model that they are given as a path."""
+    return os.path.basename(os.path.abspath(path.expanduser())).removesuffix(".gguf")
 
 
 def _bounded(resolved: Resolved, kv_gib: float, dtype: str) -> Resolved:

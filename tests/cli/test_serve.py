@@ -221,3 +221,22 @@ def test_a_log_that_another_process_writes(folder: Path, capsys: pytest.CaptureF
     finally:
         part.close()
     assert "another process writes it; give this run a log of another name" in said
+
+
+def test_what_clients_call_the_model(folder: Path) -> None:
+    """By its place, wherever that is said."""
+    from phasewise.build import served
+    from phasewise.core.spec import Deployment, ReplicaSpec
+
+    for name in ("lacks", "./lacks", "lacks/config.json", str(folder / "lacks")):
+        assert served(Deployment(name, (ReplicaSpec("cpu"),))).name == "lacks"
+    assert served(None, "./lacks/").name == "lacks"
+    assert served(None).name == served(None, modelled=True).name == "SmolLM2-135M-Instruct"
+    assert served(None, "smollm2-135m-instruct").name == "SmolLM2-135M-Instruct"
+
+
+def test_memory_for_keys_and_values_is_counted_in_what_they_are_computed_in(folder: Path) -> None:
+    from phasewise.build import served
+
+    halves, wholes = (served(None, dtype=dtype).resolved.replicas[0].blocks for dtype in ("bfloat16", "float32"))
+    assert halves == 2 * wholes
