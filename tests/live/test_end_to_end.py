@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -278,10 +279,7 @@ def test_it_follows_a_schema_and_calls_a_tool(real: Running) -> None:
 def test_what_prometheus_reads(real: Running) -> None:
     families = {family.name: family for family in text_string_to_metric_families(real.http.get("/metrics").text)}
     assert families.keys() >= VLLM
-    assert families.keys() >= {
-        "phasewise_phase_seconds",
-        "phasewise_requests",
-        "phasewise_http_requests",
-        "phasewise_slo",
-    }
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "serve.md").read_text()
+    told = {name.removesuffix("_total") for name in re.findall(r"`((?:vllm:|phasewise_)\w+)(?:{.*?})?`", guide)}
+    assert told == {name for name in families if not name.endswith("_created")}
     assert {sample.labels["model_name"] for sample in families["vllm:generation_tokens"].samples} == {MODEL}
