@@ -111,9 +111,9 @@ def test_a_worker_that_is_killed(tmp_path: Path) -> None:
     with Running(tmp_path, "--modelled", "--log", "run.log") as server:
         answers = [Asked(server, 400) for _ in range(4)]
         heard = len(server.said)
-        first = server.worker()
-        os.kill(first, signal.SIGKILL)
-        assert server.worker(heard) != first
+        os.kill(server.workers()[0], signal.SIGKILL)
+        server.hear(lambda line: "replica 0 serves" in line, heard)
+        assert len(set(server.workers())) == 2
         for answer in answers:
             assert answer.over().error is None
             assert answer.reason == "length"
@@ -274,6 +274,17 @@ def test_it_follows_a_schema_and_calls_a_tool(real: Running) -> None:
     assert call.function.name == "tell"  # type: ignore[union-attr]
     msgspec.json.decode(call.function.arguments, type=City)  # type: ignore[union-attr]
     assert json.loads(call.function.arguments)["city"]  # type: ignore[union-attr]
+
+
+def test_answers_go_on_after_their_process_died(real: Running) -> None:
+    wishes: list[dict[str, int]] = [{"temperature": 0}, {"seed": 3}]
+    undisturbed = [answer.over().text for answer in [Asked(real, 40, **wish) for wish in wishes]]
+    answers = [Asked(real, 40, **wish) for wish in wishes]
+    assert all(answer.is_alive() for answer in answers)
+    os.kill(real.workers()[-1], signal.SIGKILL)
+    assert [answer.over().error for answer in answers] == [None, None]
+    assert [answer.text for answer in answers] == undisturbed
+    assert len(set(real.workers())) == 2
 
 
 def test_what_prometheus_reads(real: Running) -> None:
