@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,11 +61,9 @@ class Running:
                 assert self._more.wait(LONGEST_S), self.said
             return found[0]
 
-    def worker(self, after: int = 0) -> int:
-        """The process of the replica that serves, from what is said after so many lines."""
-        return int(
-            re.findall(r"replica 0 serves, process (\d+)", self.hear(lambda x: "0 serves, process" in x, after))[0]
-        )
+    def workers(self) -> list[int]:
+        """The processes that have served as replica 0, the last of which may do so still."""
+        return [int(pid) for line in self.said for pid in re.findall(r"replica 0 serves, process (\d+)", line)]
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -99,11 +97,11 @@ class Running:
 class Asked(threading.Thread):
     """One streamed completion of so many tokens, read in a thread: its `text` so far, and what ended it."""
 
-    def __init__(self, server: Running, tokens: int, prompt: str | Sequence[int] = "Once upon a time") -> None:
+    def __init__(self, server: Running, tokens: int, **more: Any) -> None:
         super().__init__()
         self.text, self.reason, self.error = "", None, None
         self.begun = threading.Event()
-        self._server, self._tokens, self._prompt = server, tokens, prompt
+        self._server, self._tokens, self._more = server, tokens, more
         self.start()
         assert self.begun.wait(LONGEST_S)
 
@@ -112,14 +110,13 @@ class Asked(threading.Thread):
     error: openai.APIError | httpx.TransportError | None
 
     def run(self) -> None:
-        more = {"ignore_eos": True}
         try:
             events = self._server.openai.completions.create(
                 model=self._server.openai.models.list().data[0].id,
-                prompt=self._prompt,  # type: ignore[arg-type]
+                prompt="Once upon a time",
                 max_tokens=self._tokens,
                 stream=True,
-                extra_body=more,
+                extra_body={"ignore_eos": True, **self._more},
             )
             for event in events:
                 self.text += event.choices[0].text

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from typer.main import get_command
 
+from phasewise.cli.app import app
 from phasewise.control.deployment import deployment_from
 from phasewise.control.latency import read_latency
 from phasewise.core.spec import Deployment, LinkSpec, PolicySpec, ReplicaSpec
@@ -140,3 +142,9 @@ def test_the_links_of_the_guide_resolve() -> None:
         ("infiniband-ndr", 50.0, 3.0),
         ("ethernet-100g", 11.0, 30.0),
     ]
+
+
+def test_every_flag_of_serve_is_in_the_guide() -> None:
+    command = get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    flags = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
+    assert flags - {"--help"} == set(re.findall(r"`(--[a-z-]+)", (DOCS / "serve.md").read_text()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -110,9 +111,9 @@ def test_a_worker_that_is_killed(tmp_path: Path) -> None:
     with Running(tmp_path, "--modelled", "--log", "run.log") as server:
         answers = [Asked(server, 400) for _ in range(4)]
         heard = len(server.said)
-        first = server.worker()
-        os.kill(first, signal.SIGKILL)
-        assert server.worker(heard) != first
+        os.kill(server.workers()[0], signal.SIGKILL)
+        server.hear(lambda line: "replica 0 serves" in line, heard)
+        assert len(set(server.workers())) == 2
         for answer in answers:
             assert answer.over().error is None
             assert answer.reason == "length"
@@ -275,13 +276,21 @@ def test_it_follows_a_schema_and_calls_a_tool(real: Running) -> None:
     assert json.loads(call.function.arguments)["city"]  # type: ignore[union-attr]
 
 
+def test_answers_go_on_after_their_process_died(real: Running) -> None:
+    wishes: list[dict[str, int]] = [{"temperature": 0}, {"seed": 3}]
+    undisturbed = [answer.over().text for answer in [Asked(real, 40, **wish) for wish in wishes]]
+    answers = [Asked(real, 40, **wish) for wish in wishes]
+    assert all(answer.is_alive() for answer in answers)
+    os.kill(real.workers()[-1], signal.SIGKILL)
+    assert [answer.over().error for answer in answers] == [None, None]
+    assert [answer.text for answer in answers] == undisturbed
+    assert len(set(real.workers())) == 2
+
+
 def test_what_prometheus_reads(real: Running) -> None:
     families = {family.name: family for family in text_string_to_metric_families(real.http.get("/metrics").text)}
     assert families.keys() >= VLLM
-    assert families.keys() >= {
-        "phasewise_phase_seconds",
-        "phasewise_requests",
-        "phasewise_http_requests",
-        "phasewise_slo",
-    }
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "serve.md").read_text()
+    told = {name.removesuffix("_total") for name in re.findall(r"`((?:vllm:|phasewise_)\w+)(?:{.*?})?`", guide)}
+    assert told == {name for name in families if not name.endswith("_created")}
     assert {sample.labels["model_name"] for sample in families["vllm:generation_tokens"].samples} == {MODEL}

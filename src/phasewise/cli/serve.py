@@ -9,6 +9,7 @@ import json
 import logging
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +112,13 @@ async def _started(service: LiveService, ends: Ends) -> None:
 
 def _say_where(wanted: Wanted, found: Served, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
-    deployment, replicas = found.resolved.deployment, found.resolved.replicas
-    context = max(replica.max_context for replica in replicas)
-    what = f"{found.name}, {context} tokens of context, {deployment.batcher.name}"
-    what += f" on {len(replicas)} {replicas[0].device.name}" + (", modelled" if wanted.modelled else "")
+    resolved, devices = found.resolved, Counter[str]()
+    for replica in resolved.replicas:
+        devices[replica.device.name] += replica.tp * replica.pp
+    where = ", ".join(f"{count} {name}" if count > 1 else name for name, count in devices.items())
+    context = max(replica.max_context for replica in resolved.replicas)
+    what = f"{found.name}, {context} tokens of context, {resolved.deployment.batcher.name} on {where}"
+    what += ", modelled" if wanted.modelled else ""
     shown = f"[{host}]" if ":" in host else host
     print(f"serving {what}: http://{shown}:{port}/v1", file=sys.stderr, flush=True)
 
