@@ -33,13 +33,16 @@ from rich.table import Table
 from server import Server, alive, children, descriptors, family, memory_mib, request, threads
 
 from phasewise.control.replay import replay
-from phasewise.core.action import Ended, Outcome
+from phasewise.core.action import Ended, Outcome, Run
 from phasewise.core.event import Arrived, Killed
 from phasewise.record.roomlog import read_segment
 from phasewise.record.runlog import RunLog
 
 SHARE = 0.8
 LEAVE = 0.15
+KV_GIB = 0.1
+"""So little that there is not room for all who come, and every page has been written, and so is resident, within a minute."""
+
 GROWN_MIB = 24.0
 """What memory at rest may grow by from the first minute to the last: an allocator's whims."""
 
@@ -211,7 +214,7 @@ def questions(model: str, modelled: bool) -> list[Question]:
 def start(folder: Path, options: argparse.Namespace, log: Path) -> tuple[Server, str]:
     """A server whose temporary files lie in `folder`/tmp, and its model's name."""
     (folder / "tmp").mkdir(exist_ok=True)
-    arguments = ["--port", "0", "--log", str(log), "--dtype", "float32"]
+    arguments = ["--port", "0", "--log", str(log), "--dtype", "float32", "--kv-gib", str(KV_GIB)]
     if options.modelled:
         (latency := folder / "latency.yaml").write_text(LATENCY)
         (deployment := folder / "deployment.yaml").write_text(MODELLED.format(latency=latency))
@@ -380,7 +383,8 @@ def logged(path: Path, report: Report) -> None:
             if number == 0 and isinstance(event, Arrived):
                 came["requests"] += 1
                 inside.add(event.request.id)
-            for action in actions if number == 0 else ():
+            for action in actions:
+                came["preemptions"] += len(action.plan.preempt) if isinstance(action, Run) else 0
                 if isinstance(action, Ended):
                     inside.discard(action.request)
                     came[Outcome(action.outcome).name.lower()] += 1
