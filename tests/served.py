@@ -75,7 +75,7 @@ def toy(**world: Any) -> Resolved:
 
 def run(scene: Coroutine[Any, Any, Found]) -> Found:
     """Play a scene to its end; one that hangs fails."""
-    return asyncio.run(asyncio.wait_for(scene, 30.0))
+    return asyncio.run(asyncio.wait_for(scene, 120.0))
 
 
 @asynccontextmanager

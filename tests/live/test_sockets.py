@@ -64,7 +64,7 @@ def test_a_client_that_leaves_frees_what_it_holds(stream: bytes, half: bool, beg
         assert board.lines[0]["gone"] is True
         assert board.lines[0]["status"] == (200 if begun and stream == b"true" else 499)
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_a_client_that_leaves_in_its_body_was_never_there() -> None:
@@ -79,7 +79,7 @@ def test_a_client_that_leaves_in_its_body_was_never_there() -> None:
         assert not board.service.streams
         assert board.lines[0]["status"] == 499
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_a_client_that_does_not_read_is_hung_up_on() -> None:
@@ -95,7 +95,7 @@ def test_a_client_that_does_not_read_is_hung_up_on() -> None:
             assert fake.outcome is Outcome.CANCELLED
             writer.transport.abort()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_is_no_http_gets_an_error_in_the_same_shape(raw: bytes, status: int
         async with listening(Board()) as (port, _):
             return await talk(port, raw)
 
-    told, body = split(asyncio.run(asyncio.wait_for(main(), 30)))
+    told, body = split(asyncio.run(asyncio.wait_for(main(), 120)))
     assert told == status
     assert isinstance(body["error"], dict)
     assert body["error"]["message"]
@@ -136,7 +136,7 @@ def test_odd_but_right_requests_are_answered() -> None:
             upgrade = b"GET /health HTTP/1.1\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n"
             assert int((await talk(port, upgrade)).split()[1]) == 200
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n\r\n", b"GET /hea", b"GET /health HTTP/1.1\r\nx: y\r\n"])
@@ -146,7 +146,7 @@ def test_a_head_that_never_ends_is_hung_up_on(sent: bytes) -> None:
             with contextlib.suppress(ConnectionResetError):
                 assert await talk(port, sent) == b""
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_a_body_that_never_ends_is_a_time_out() -> None:
@@ -154,7 +154,7 @@ def test_a_body_that_never_ends_is_a_time_out() -> None:
         async with listening(Board(limits=Limits(body_s=0.01))) as (port, _):
             return await talk(port, request(b"x" * 100)[:-50])
 
-    assert split(asyncio.run(asyncio.wait_for(main(), 30)))[0] == 408
+    assert split(asyncio.run(asyncio.wait_for(main(), 120)))[0] == 408
 
 
 def test_a_large_body_is_refused_before_it_is_read_and_the_connection_lives_on() -> None:
@@ -163,7 +163,7 @@ def test_a_large_body_is_refused_before_it_is_read_and_the_connection_lives_on()
             large = request(b"x" * 10_000_000)
             return await talk(port, large + b"GET /health HTTP/1.1\r\nconnection: close\r\n\r\n")
 
-    answer = asyncio.run(asyncio.wait_for(main(), 30))
+    answer = asyncio.run(asyncio.wait_for(main(), 120))
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"HTTP/1.1 200 OK" in answer
 
@@ -174,7 +174,7 @@ def test_pipelined_requests_are_answered_in_order() -> None:
             one = request(BODY % b"false")
             return await talk(port, one + one + request(b"{", more="connection: close\r\n"))
 
-    answer = asyncio.run(asyncio.wait_for(main(), 30))
+    answer = asyncio.run(asyncio.wait_for(main(), 120))
     assert answer.count(b"HTTP/1.1 200") == 2
     assert answer.index(b"HTTP/1.1 400") > answer.rindex(b"HTTP/1.1 200")
 
@@ -201,7 +201,7 @@ def test_a_drain_lets_streams_finish_and_takes_no_more() -> None:
         assert b"[DONE]" in rest
         assert board.service.drained_within_s == 1.0
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_signals_drain_and_a_second_one_ends_it_at_once() -> None:
@@ -220,7 +220,7 @@ def test_signals_drain_and_a_second_one_ends_it_at_once() -> None:
         assert fake.outcome is Outcome.CANCELLED
 
     before = signal.getsignal(signal.SIGTERM)
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
     assert signal.getsignal(signal.SIGTERM) == before
 
 
