@@ -99,12 +99,11 @@ def test_who_leaves_holds_no_block_after_the_step(tmp_path: Path) -> None:
         log = stopped(server, tmp_path, 1)
     records = list(log.records(1))
     at = next(k for k, (_, event, _) in enumerate(records) if isinstance(event, Cancel))
-    cancelled_ns, _, _ = records[at]
-    done_ns, done, actions = next(r for r in records[at:] if any(isinstance(a, Cancelled) for a in r[2]))
+    # The run that it met is the last one: nothing is planned in between.
+    _, done, actions = next(record for record in records[at + 1 :] if record[2])
     assert isinstance(done, StepDone)
     assert Forget(0) in actions
-    # The step that was being computed was the last one.
-    assert done_ns - done.pieces[-1][0] <= cancelled_ns <= done_ns
+    assert any(isinstance(action, Cancelled) for action in actions)
 
 
 def test_a_worker_that_is_killed(tmp_path: Path) -> None:
