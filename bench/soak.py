@@ -41,7 +41,7 @@ from phasewise.record.runlog import RunLog
 SHARE = 0.8
 LEAVE = 0.15
 KV_GIB = 0.1
-"""So little that there is not room for all who come, and every page has been written, and so is resident, within a minute."""
+"""So little that nearly every page has been written, and so is resident, within a minute: what grows after that has leaked."""
 
 GROWN_MIB = 24.0
 """What memory at rest may grow by from the first minute to the last: an allocator's whims."""
