@@ -159,7 +159,7 @@ def serve(
 
     needed("serve", "zmq", "uvicorn", "httptools", "prometheus_client")
     if not modelled:
-        needed("engine", "torch", "tokenizers", "safetensors", "jinja2")
+        needed("engine", "torch", "tokenizers", "safetensors", "gguf", "jinja2", "llguidance")
     from phasewise.cli.serve import Wanted, run
 
     run(
