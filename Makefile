@@ -57,7 +57,7 @@ $(FAST)/installed: pyproject.toml constraints.txt $(shell find src -name '*.py')
 
 # What is not compiled need not be tested twice.
 test-fast: fast
-	$(FAST)/bin/python -m pytest --ignore tests/engine --ignore tests/live
+	$(FAST)/bin/python -m pytest $(addprefix tests/,control core golden laws policy record replay sim)
 
 clean:
 	rm -rf $(VENV) $(FAST) demo
