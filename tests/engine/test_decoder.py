@@ -20,14 +20,6 @@ CLOSE = 5e-5
 """The largest difference of a logit that float32 may make; logits here reach 5."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Known:
     """A reference model, texts, and what it makes of them at every position."""
 

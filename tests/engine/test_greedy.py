@@ -36,7 +36,6 @@ class Reference:
     def __init__(self) -> None:
         from transformers import AutoModelForCausalLM
 
-        torch.set_num_threads(2)
         folder = builtin_folder()
         self.tokenizer = Tokenizer(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

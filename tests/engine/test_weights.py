@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from transformers import PreTrainedModel
 from checkpoints import FAMILIES, small, write_gguf
 from phasewise.core.errors import InputError
 from phasewise.engine.weights import expected, load
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def ours(model: PreTrainedModel) -> dict[str, torch.Tensor]:

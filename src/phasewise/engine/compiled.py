@@ -177,18 +177,15 @@ class CompiledAttention(TorchAttention):
             torch.get_num_threads(),
         )
 
+    def _read(self, layer: int, heads: torch.Tensor) -> tuple[int, ...]:
+        """What both kernels read: the tokens' heads, and where a layer's keys and values lie."""
+        place = self._layers[layer], self._slots, self.cache.block_tokens
+        return heads.data_ptr(), len(heads), heads.shape[1], self.heads, self.kv_heads, self.head_dim, *place
+
     def prompt(self, layer: int, heads: torch.Tensor, chunk: Chunk, window: int | None) -> torch.Tensor:
         out = heads.new_empty(len(heads), self.heads * self.head_dim)
         self._prompt(
-            heads.data_ptr(),
-            len(heads),
-            heads.shape[1],
-            self.heads,
-            self.kv_heads,
-            self.head_dim,
-            self._layers[layer],
-            self._slots,
-            self.cache.block_tokens,
+            *self._read(layer, heads),
             chunk.pages.data_ptr(),
             chunk.start,
             window if window is not None else UNBOUNDED,
@@ -202,15 +199,7 @@ class CompiledAttention(TorchAttention):
         out = heads.new_empty(len(heads), self.heads * self.head_dim)
         tables, begins, lengths = batch.flat_tables
         self._decode(
-            heads.data_ptr(),
-            len(heads),
-            heads.shape[1],
-            self.heads,
-            self.kv_heads,
-            self.head_dim,
-            self._layers[layer],
-            self._slots,
-            self.cache.block_tokens,
+            *self._read(layer, heads),
             tables.data_ptr(),
             begins.data_ptr(),
             lengths.data_ptr(),
