@@ -104,7 +104,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     load = os.getloadavg()[0]
     begin = time.perf_counter()
-    decoder = Decoder(SHAPE, weights(SHAPE), pages=2048, compiled=not options.torch)
+    decoder = Decoder(SHAPE, weights(SHAPE), pages=2048, compiled=not options.torch, threads=options.threads)
     built = time.perf_counter() - begin
     if options.profile:
         with torch.profiler.profile() as profile:

@@ -256,6 +256,16 @@ def test_steps_without_logits(llama: Known) -> None:
     assert decoder.step([Rows([3, 4, 5], 0, [9], False)]).shape == (0, llama.shape.vocab)
 
 
+def test_small_steps_run_on_one_thread_and_say_the_same(llama: Known) -> None:
+    text = llama.texts[0]
+    decoder = llama.decoder(threads=2)
+    pages = range(-(-len(text) // BLOCK))
+    close(decoder.step([Rows(text[:40], 0, pages, True)]), llama.logits[0][39:40])
+    assert torch.get_num_threads() == 2
+    close(decoder.step([Rows(text[40:41], 40, pages, True)]), llama.logits[0][40:41])
+    assert torch.get_num_threads() == 1
+
+
 def test_impossible_rows_are_refused_before_anything_is_written(llama: Known) -> None:
     decoder = llama.decoder()
     good = Rows([1, 2], 0, [0], True)

@@ -23,6 +23,10 @@ from phasewise.engine.shape import Shape
 __all__ = ["Decoder", "Hooks", "Rows"]
 
 
+FEW = 16
+"""Tokens of a step below which one thread is fastest: to wake another one, for each of hundreds of products, takes longer."""
+
+
 class Hooks:
     """What a step may be watched by: set or override what you want to see, the rest costs nothing.
 
@@ -41,7 +45,8 @@ class Decoder:
 
     `tensors` (Hugging Face's canonical names, experts stacked) is emptied: a weight is held packed or plain, not both. `packed`
     and `compiled` ask for packed weights and compiled kernels or refuse them; by default they are used where they can be, and
-    `without` says why there are no kernels (None: there are).
+    `without` says why there are no kernels (None: there are). With `threads` each step runs on as many as do it good, these at
+    most (None: on as many as torch is set to).
     """
 
     def __init__(
@@ -54,8 +59,9 @@ class Decoder:
         hooks: Hooks | None = None,
         packed: bool | None = None,
         compiled: bool | None = None,
+        threads: int | None = None,
     ) -> None:
-        self.shape, self.hooks = shape, hooks or Hooks()
+        self.shape, self.hooks, self._threads = shape, hooks or Hooks(), threads
         self.cache = PagedCache(shape.layers, shape.kv_heads, shape.head_dim, pages, block_tokens, dtype)
         self.context = min(shape.max_context, pages * block_tokens)
         cos, sin = tables(shape.rope, shape.head_dim, self.context)
@@ -82,6 +88,8 @@ class Decoder:
         PlanError for rows that it cannot run; then nothing has been written.
         """
         batch = Batch(rows, self.cache.block_tokens, self.cache.pages, self.context, self.shape.vocab)
+        if self._threads is not None:
+            torch.set_num_threads(self._threads if len(batch.tokens) >= FEW else 1)
         norm, eps, watch = self.pointwise.norm, self.shape.eps, self.hooks.hidden
         # In float32 all the way: rounded to bfloat16 at every layer it would be the largest error of all.
         x = self.embedding.index_select(0, batch.tokens).float()

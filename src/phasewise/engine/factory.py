@@ -38,6 +38,7 @@ class Torch:
         spec = place.resolved.replicas[place.replica]
         dtype = getattr(torch, self.dtype)
         shape, tensors = load(self.folder, dtype)
-        model = Decoder(shape, tensors, dtype, place.resolved.deployment.block_tokens, spec.blocks)
+        size = place.resolved.deployment.block_tokens
+        model = Decoder(shape, tensors, dtype, size, spec.blocks, threads=self.threads)
         grammars = Grammars(self.folder, shape.vocab, shape.end_ids)
         return TorchExecutor(model, Voices(Tokenizer(self.folder), shape.end_ids, grammars.compile), place)
