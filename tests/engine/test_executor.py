@@ -15,6 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from house import House
+from phasewise.core.action import Enter
+from phasewise.core.errors import PlanError
+from phasewise.core.step import ALL
 from phasewise.core.stream import Emitted, Work
 from phasewise.engine.batch import Rows
 from phasewise.engine.executor import TorchExecutor
@@ -138,3 +141,8 @@ def test_every_row_reads_its_own_context(arm: str, data: st.DataObject) -> None:
         else:
             assert there.tokens(number) == tokens
     there.close()
+
+
+def test_nobody_is_handed_over() -> None:
+    with pytest.raises(PlanError, match="request 3 is handed over"):
+        house("sarathi", blocks=12, max_context=40).engine.enter(Enter(3, 8, ALL))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from phasewise.control.ports import Place
 from phasewise.core.action import Enter, Forget, Interrupt, Regroup, Run
+from phasewise.core.errors import PlanError
 from phasewise.core.event import StepDone
 from phasewise.core.step import AWAY, Piece
 from phasewise.core.stream import Emitted, Work
@@ -103,8 +104,8 @@ class TorchExecutor:
             self._join(seat, cohort)
 
     def enter(self, action: Enter) -> None:
-        """Nothing is handed over to a replica that is alone."""
-        raise NotImplementedError(f"request {action.request} was handed over, and keys and values do not travel yet")
+        """PlanError: nothing is handed over between real replicas, and such deployments are refused before they start."""
+        raise PlanError(f"request {action.request} is handed over, and keys and values do not travel between processes")
 
     # --- what it does
 
