@@ -197,7 +197,10 @@ def test_what_is_not_installed(
     find = importlib.util.find_spec
     monkeypatch.setattr("phasewise.cli.extras.find_spec", lambda name: None if name == module else find(name))
     said = refused(flags, folder, capsys)
-    assert said == f"phasewise: error: {module} is not installed; run: pip install 'phasewise[{extra}]' (in a clone: make serve)\n"
+    assert (
+        said
+        == f"phasewise: error: {module} is not installed; run: pip install 'phasewise[{extra}]' (in a clone: make serve)\n"
+    )
 
 
 def test_the_built_in_model_is_not_installed(

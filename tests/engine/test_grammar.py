@@ -14,6 +14,7 @@ from phasewise.engine.answer import Answer
 from phasewise.engine.grammar import Grammars, check
 from phasewise.engine.sampling import Chooser, choose
 from phasewise.engine.text import Tokenizer
+from phasewise.engine.voice import Voices
 
 torch.set_num_threads(1)
 PERSON = {
@@ -119,6 +120,21 @@ def test_a_token_off_the_path_ends_one_answer_only(model):
     assert grammar.fault
     assert not grammar.may_end
     assert np.flatnonzero(grammar.mask(vocab)).tolist() == [small.END]
+
+
+def test_an_answer_that_could_not_follow_its_schema_says_so(model):
+    """Not that it has ended well, though the end is all that it could say."""
+    tokenizer, vocab, grammars = model
+    voices = Voices(tokenizer, [small.END], grammars.compile)
+    works = [Work(i, 0, (1,), 9, sampling=Sampling(0.0), schema='{"const": 1}') for i in range(2)]
+    good, bad = map(voices.of, works)
+    bad.chooser.advance(tokenizer.encode("x", special=False)[-1])
+    ends = {0: None, 1: None}
+    while None in ends.values():
+        going = [voice for i, voice in enumerate((good, bad)) if ends[i] is None]
+        for one in voices.speak(torch.zeros(len(going), vocab), going):
+            ends[one.request] = one.end
+    assert ends == {0: "stop", 1: "fault"}
 
 
 def test_blanks_come_to_an_end(model):

@@ -13,6 +13,9 @@ import pytest
 from phasewise.control.rooms import open_instance
 from phasewise.core.action import Outcome, Run
 from phasewise.core.errors import InputError, LogError
+from phasewise.core.request import Request
+from phasewise.core.stream import Emitted
+from phasewise.live.answer import Answer
 from phasewise.live.fleet import LiveService
 from phasewise.live.service import Wanted
 from phasewise.sim.paced import WORDS, Paced
@@ -272,3 +275,14 @@ def test_drawn_answers_end_by_themselves() -> None:
             assert 9 < sum(lengths) / len(lengths) < 14
 
     run(scene())
+
+
+def test_an_answer_that_could_not_follow_its_schema_has_failed() -> None:
+    answer = Answer(Request(0, 0, 2), Wanted((1, 2), 5), lambda answer: None)
+    answer.replica, answer.epoch = 0, 0
+    answer.take(Emitted(0, 0, 0, 7, "{"), 10)
+    answer.take(Emitted(0, 0, 1, 9, "", (), "fault"), 20)
+    assert answer.outcome == Outcome.FAILED
+    assert "schema" in answer.reason
+    assert [one.token for one in asyncio.run(answer.more())] == [7]
+    assert not asyncio.run(answer.more())

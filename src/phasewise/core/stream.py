@@ -59,7 +59,8 @@ class Emitted(msgspec.Struct, frozen=True, array_like=True, tag=61, gc=False):
     """Up: output token number `index` (from 0) of a request, and the text that can be shown from it on.
 
     The text of several tokens may come with the last of them: half a character, or what may be the beginning of a stop, is held
-    back. `logprobs` has the chosen token first, then the likeliest. `end` is why this is the last one: 'stop' or 'length'.
+    back. `logprobs` has the chosen token first, then the likeliest. `end` is why this is the last one: 'stop', 'length', or
+    'fault' where a schema could not be followed to its end.
     """
 
     request: int

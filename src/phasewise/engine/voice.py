@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
 from torch import Tensor
 
 from phasewise.core.stream import Emitted, Work
@@ -40,5 +41,8 @@ class Voices:
             voices, choose(logits, [v.chooser for v in voices]), strict=True
         ):
             chooser.advance(token)
-            out.append(answer.emit(token, logprobs))
+            one = answer.emit(token, logprobs)
+            if one.end == "stop" and chooser.grammar is not None and chooser.grammar.fault is not None:
+                one = msgspec.structs.replace(one, end="fault")
+            out.append(one)
         return out

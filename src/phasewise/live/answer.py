@@ -105,6 +105,9 @@ class Answer:
             self.first_ns = at_ns
         self.last_ns = at_ns
         self._tokens.append(token.token)
+        if token.end == "fault":
+            self.close(Outcome.FAILED, "the schema could not be followed to the answer's end")
+            return
         self._fresh.append(token)
         if token.end is not None:
             self.close(Outcome.FINISHED)
